@@ -33,7 +33,7 @@ $(VENV)/bin/python:
 $(VENV)/.core: requirements.txt pyproject.toml | $(VENV)/bin/python
 	$(PIP) "$$(grep ^torch== requirements.txt)"
 	$(PIP) -r requirements.txt
-	$(PIP) --no-build-isolation -e .
+	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.core
