@@ -1,0 +1,163 @@
+"""The Python face: `load` a model with its companions, `generate` with any search."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+
+from ramify.engine import Engine, Reward
+from ramify.engine.engine import Messages
+from ramify.engine.request import Emit, Request
+from ramify.errors import BackendError, OptionError
+from ramify.models import Model, load_model
+from ramify.rewards import FunctionReward, ImplicitReward, SequenceReward
+from ramify.search import METHODS
+from ramify.types import Result, SamplingParams, check
+
+NATIVE = frozenset({"forks", "logprobs", "full_distribution", "partial_scores"})
+RewardLike = str | Reward | Callable[[str, str], float]
+
+
+def load(model: str = "mini-math", *, reward: RewardLike | None = "auto", dtype: str = "float32",
+         capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048) -> LLM:
+    """Load a model and the reward that judges it.
+
+    Args:
+        model: a folder, a hub id, or an embedded model such as "mini-math".
+        reward: see `load_reward`; "auto" takes `<model>-reward` if it is embedded, else none.
+        dtype: "float32" or "float64".
+        capacity: KV tokens per model; None takes a quarter of the free memory.
+        block_size: tokens per cache block.
+        step_tokens: ids read at most in one step, per model.
+
+    Raises:
+        ModelError: a model that is missing, damaged or unsupported.
+    """
+    check(capacity is None or capacity > 0, "a capacity of at least 1 token", capacity, "raise it")
+    target = load_model(model, dtype=dtype)
+    engine = Engine(target, capacity=capacity, block_size=block_size, step_tokens=step_tokens)
+    if reward == "auto":
+        from ramify.models.loader import embedded_names
+
+        reward = f"{model}-reward" if f"{model}-reward" in embedded_names() else None
+    return LLM(engine, None if reward is None else load_reward(reward, dtype=dtype))
+
+
+def load_reward(reward: RewardLike, dtype: str = "float32") -> Reward:
+    """A reward from what a user names.
+
+    A function `f(prompt, answer) -> number`; "POLICY/REFERENCE" written as "implicit:POLICY,REFERENCE" or
+    "implicit-decay:POLICY,REFERENCE" for the log-ratio of two policies; anything else is a sequence
+    classifier by folder, hub id or embedded name. An object that has `score` passes through.
+    """
+    if isinstance(reward, str):
+        kind, _, names = reward.partition(":")
+        if kind in ("implicit", "implicit-decay"):
+            if names.count(",") != 1:
+                raise OptionError("implicit:POLICY,REFERENCE", repr(reward), "name the two models")
+            policy, reference = (load_model(name, dtype=dtype) for name in names.split(","))
+            return ImplicitReward(policy, reference, "decay" if kind == "implicit-decay" else "sum")
+        model = load_model(reward, dtype=dtype, head=True)
+        return SequenceReward(model, closed=model.options.get("partial", "closed") == "closed")
+    return reward if hasattr(reward, "score") else FunctionReward(reward)
+
+
+class LLM:
+    """A loaded model with its reward. Build it with `load`."""
+
+    def __init__(self, engine: Engine, reward: Reward | None = None) -> None:
+        self.engine, self.reward = engine, reward
+
+    @property
+    def model(self) -> Model:
+        """The target."""
+        return self.engine.target
+
+    @overload
+    def generate(self, prompt: str, method: Any = ..., *, seed: int = ..., trace: Emit | None = ...,
+                 **options: Any) -> Result: ...
+    @overload
+    def generate(self, prompt: Sequence[Any], method: Any = ..., *, seed: int = ..., trace: Emit | None = ...,
+                 **options: Any) -> Any: ...
+    def generate(self, prompt: Any, method: str | Callable[..., Any] = "best_of_n", *, seed: int = 0,
+                 trace: Emit | None = None, **options: Any) -> Any:
+        """Answer a prompt, or many in the same steps.
+
+        Args:
+            prompt: text, a list of chat messages, or a list of either.
+            method: a name in `METHODS`, or a search of your own.
+            seed: of every random choice; a request's result depends on nothing else.
+            trace: called with (event, **fields) for everything that happens, such as `Trace(path).write`.
+            options: fields of `SamplingParams` and the method's own, such as `n=16`.
+
+        Returns one `Result`, or a list in the order of the prompts.
+
+        Raises:
+            OptionError: an unknown or inapplicable option. PromptError, RewardError, CapacityError.
+        """
+        if isinstance(prompt, str) or (prompt and isinstance(prompt[0], dict)):
+            [(_, outcome)] = self.stream([prompt], method, seed=seed, trace=trace, **options)
+            return outcome
+        results = dict(self.stream(prompt, method, seed=seed, trace=trace, **options))
+        return [results[at] for at in range(len(prompt))]
+
+    def stream(self, prompts: Sequence[Messages], method: str | Callable[..., Any] = "best_of_n", *, seed: int = 0,
+               trace: Emit | None = None, **options: Any) -> Iterator[tuple[int, Result]]:
+        """Like `generate` for many prompts, yielding (index, result) as each finishes.
+
+        Prompts start in order, as many at a time as keep the engine's step full.
+        """
+        search, params = self.plan(method, options)
+        name = method if isinstance(method, str) else search.func.__name__
+        waiting, running = list(enumerate(prompts))[::-1], {}
+        width = options.get("n", 16)
+        at_once = max(1, 256 // width)
+
+        def admit() -> None:
+            while waiting and len(running) < at_once:
+                index, messages = waiting.pop()
+                request = self.engine.submit(messages, search, params, method=name, seed=seed, trace=trace)
+                running[request] = index
+
+        admit()
+        for request in self.engine.run():
+            index = running.pop(request)
+            if request.error is not None:
+                raise request.error
+            yield index, request.result
+            admit()
+
+    def plan(self, method: str | Callable[..., Any], options: dict[str, Any]) -> tuple[Any, SamplingParams]:
+        """The search with its options bound, and the sampling parameters.
+
+        Raises `OptionError` naming what the method takes.
+        """
+        if isinstance(method, str) and method not in METHODS:
+            raise OptionError(f"a method among {', '.join(METHODS)}", repr(method), "pick one of them")
+        search = METHODS[method] if isinstance(method, str) else method
+        missing = getattr(search, "needs", frozenset()) - NATIVE
+        if missing:
+            raise BackendError(f"a backend with {', '.join(sorted(missing))}", "the native one", "use another backend")
+        return bind(search, options, self.reward)
+
+
+def bind(search: Callable[..., Any], options: dict[str, Any], reward: Reward | None) -> tuple[Any, SamplingParams]:
+    """Split options into the search's own, bound to it, and sampling parameters."""
+    own = {name: field for name, field in inspect.signature(search).parameters.items() if field.kind is field.KEYWORD_ONLY}
+    sampling = SamplingParams.names()
+    if unknown := [name for name in options if name not in own and name not in sampling]:
+        raise OptionError(f"options of {search.__name__} ({', '.join(own)}) or of sampling ({', '.join(sampling)})",
+                          ", ".join(unknown), "remove or rename them")
+    bound = {name: value for name, value in options.items() if name in own}
+    for name in ("reward", "guide"):
+        if bound.get(name) is not None:
+            bound[name] = load_reward(bound[name])
+    if "reward" in own and bound.get("reward") is None:
+        bound["reward"] = reward
+        check(reward is not None or own["reward"].default is None, f"a reward for {search.__name__}", "none",
+              "name one with reward=")
+    check(bound.get("n", 1) >= 1, "n of at least 1", bound.get("n"), "raise it")
+    chosen = {name: value for name, value in options.items() if name in sampling}
+    return functools.partial(search, **bound), SamplingParams(**chosen)

@@ -1,0 +1,41 @@
+"""The tensors behind a block pool."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+
+class KVStore:
+    """Keys and values of every layer, [num_blocks, block_size, kv_heads, head_dim] each.
+
+    Memory is reserved at once but committed by the operating system only when a block is first written,
+    so a large pool that stays half empty costs half.
+    """
+
+    def __init__(self, num_layers: int, num_blocks: int, block_size: int, kv_heads: int, head_dim: int,
+                 dtype: torch.dtype, device: str = "cpu") -> None:
+        shape = (num_layers, 2, num_blocks, block_size, kv_heads, head_dim)
+        if device == "cpu":
+            # numpy's zeros are lazily committed and never hold NaNs that a masked read would spread.
+            self.kv = torch.from_numpy(np.zeros(shape, {torch.float64: np.float64}.get(dtype, np.float32)))
+        else:
+            self.kv = torch.zeros(shape, dtype=dtype, device=device)
+        self._flat = self.kv.view(num_layers, 2, num_blocks * block_size, kv_heads, head_dim)
+
+    def write(self, layer: int, slots_T: torch.Tensor, k_TGd: torch.Tensor, v_TGd: torch.Tensor) -> None:
+        """Store the keys and values of new tokens."""
+        self._flat[layer, 0].index_copy_(0, slots_T, k_TGd)
+        self._flat[layer, 1].index_copy_(0, slots_T, v_TGd)
+
+    def read(self, layer: int, tables_RB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of the blocks in each row's table: [R, B * block_size, kv_heads, head_dim] twice."""
+        rows, width = tables_RB.shape
+        flat = tables_RB.reshape(-1)
+        k, v = (self.kv[layer, side].index_select(0, flat) for side in (0, 1))
+        return k.view(rows, -1, *k.shape[2:]), v.view(rows, -1, *v.shape[2:])
+
+    def copy(self, pairs: list[tuple[int, int]]) -> None:
+        """Copy whole blocks, (from, to), in every layer."""
+        source, target = torch.tensor(pairs, device=self.kv.device).T
+        self.kv[:, :, target] = self.kv[:, :, source]

@@ -1,0 +1,99 @@
+"""The facade of the engine: prompts and searches in, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ramify.engine.loop import Loop
+from ramify.engine.reading import prompt_ids
+from ramify.engine.request import Emit, Request, Search
+from ramify.engine.runner import Runner
+from ramify.engine.scheduler import Scheduler
+from ramify.engine.sequence import Prompt
+from ramify.errors import CapacityError, PromptError
+from ramify.sampling.draws import CHOICE, Draws, Key, KeyedDraws, mix
+from ramify.types import Result, SamplingParams
+
+if TYPE_CHECKING:
+    from ramify.models import Model
+
+Messages = list[dict[str, str]] | str
+
+
+class Engine:
+    """Runs any number of searches together on one target model.
+
+    Args:
+        target: the model whose answers are searched.
+        capacity: KV tokens that each model's cache may hold; None takes a quarter of the free memory.
+        block_size: tokens per cache block.
+        step_tokens: ids that one step reads at most, per model.
+        prefix_cache: remember prompts between requests.
+        draws: the random source; `ramify.exact` passes its own.
+    """
+
+    def __init__(self, target: Model, *, capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048,
+                 prefix_cache: bool = True, draws: Draws | None = None) -> None:
+        self.target = target
+        runner = Runner(target, "target", capacity or default_capacity(target), block_size, prefix_cache)
+        self.loop = Loop(runner, Scheduler(step_tokens), draws or KeyedDraws())
+        self._count = 0
+
+    def submit(self, messages: Messages, search: Callable[[Prompt], Search], params: SamplingParams, *,
+               method: str = "", seed: int = 0, trace: Emit | None = None, warnings: list[str] | None = None) -> Request:
+        """Queue one request; `run` works on it.
+
+        Raises:
+            PromptError: an empty prompt, or one that with `max_tokens` exceeds the model's context.
+            CapacityError: prompt and one answer do not fit the cache.
+        """
+        stream, loop = mix(seed), self.loop
+        request: Request
+
+        def choose(count: int) -> int:
+            request.choices += 1
+            return loop.draws.uniform_index(count, Key(stream, request.choices, CHOICE))
+
+        prompt = Prompt([], messages, params, choose, self.target.tokenizer.decode, loop.target.capacity)
+        request = Request(self._count, prompt, search(prompt), method=method, seed=seed, stream=stream, trace=trace,
+                          warnings=warnings or [])
+        prompt.ids = request.prefixes[loop.target] = prompt_ids(self.target, request)
+        if not prompt.ids or (isinstance(messages, str) and not messages.strip()):
+            raise PromptError("a prompt with some text", "an empty one", "write the question")
+        if len(prompt.ids) + params.max_tokens > loop.target.capacity:
+            raise CapacityError(f"a cache of {len(prompt.ids) + params.max_tokens} tokens for the prompt and one answer",
+                                f"{loop.target.capacity}", "raise capacity or lower max_tokens")
+        self._count += 1
+        loop.requests.append(request)
+        return request
+
+    def run(self) -> Iterator[Request]:
+        """Work until every queued request has ended; yields each as it ends, with `result` or `error` set."""
+        try:
+            while self.loop.requests:
+                yield from self.loop.step()
+        finally:
+            # An interrupted run leaves nothing behind.
+            for request in self.loop.requests:
+                request.release()
+            self.loop.requests.clear()
+
+    def result(self, messages: Messages, search: Callable[[Prompt], Search], params: SamplingParams,
+               **options: Any) -> Result:
+        """Submit one request, run it and return its result, or raise its error."""
+        request = self.submit(messages, search, params, **options)
+        for _ in self.run():
+            pass
+        if request.error is not None:
+            raise request.error
+        assert request.result is not None
+        return request.result
+
+
+def default_capacity(model: Model) -> int:
+    """KV tokens that fit a quarter of the memory that is free now, at most a million."""
+    import os
+
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(1024, min(1_000_000, int(free / 4 / model.decoder.kv_bytes_per_token)))

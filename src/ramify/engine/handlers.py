@@ -1,0 +1,167 @@
+"""What each command means, in terms of jobs.
+
+A handler is a generator: it yields lists of jobs and is resumed when they are done, or yields another
+command and receives its reply; it returns the reply to its own command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from ramify.engine import commands
+from ramify.engine.jobs import Job
+from ramify.engine.reading import answer_ids, prompt_ids
+from ramify.engine.sequence import Context, Group, Prompt, Sequence, check_scores
+from ramify.sampling.draws import mix
+
+if TYPE_CHECKING:
+    from ramify.engine.loop import Loop
+    from ramify.engine.request import Request
+    from ramify.engine.runner import Runner
+
+Handler = Generator[Any, Any, Any]
+
+
+def fork(loop: Loop, request: Request, command: commands.Fork) -> Handler:
+    """Children that share every cached block of their source."""
+    source, target = command.source, loop.target
+    if isinstance(source, Prompt):
+        yield from _root(request, target, "logits")
+        sources: Iterable[Sequence] = [request.root]
+    else:
+        sources = [source] if isinstance(source, Sequence) else source
+        # Several children would each read their parent's last token: read it once, here.
+        unread = [sequence for sequence in sources
+                  if command.count > 1 and sequence.live and sequence.contexts[target].logits is None]
+        yield [Job(request, sequence, sequence.contexts[target], request.prompt.ids, sequence.tokens, "logits")
+               for sequence in unread]
+    children = []
+    for parent in sources:
+        for _ in range(command.count):
+            child = parent.fork()
+            for runner, context in list(child.contexts.items()):
+                if parent is request.root and runner is not target:
+                    del child.contexts[runner]  # forked from the root when first needed
+                    context.table.free()
+                else:
+                    request.usage.role(runner.role).cached += len(context.ids)
+            children.append(child)
+        request.emit("fork", parent, children=[child.id for child in parent.children[-command.count :]])
+    request.sequences += children
+    return Group(children, request.prompt.choose)
+
+
+def extend(loop: Loop, request: Request, command: commands.Extend) -> Handler:
+    """Grow what still lives."""
+    limit = request.prompt.params.max_tokens
+    live = [sequence for sequence in command.sequences if sequence.live]
+    yield [Job(request, sequence, sequence.contexts[loop.target], request.prompt.ids, sequence.tokens, "grow",
+               min(command.tokens or limit, limit - len(sequence.tokens))) for sequence in live]
+    for sequence in live:
+        request.emit("extend", sequence)
+
+
+def score(loop: Loop, request: Request, command: commands.Score) -> Handler:
+    """Let the reward judge; keep what it says on each candidate."""
+    values = yield from command.reward.score(command.sequences)
+    for sequence, value in zip(command.sequences, check_scores(values, command.reward.name), strict=True):
+        sequence.scores.append((len(sequence.tokens), value))
+        request.emit("score", sequence, score=value, reward=command.reward.name)
+    return values
+
+
+def drop(loop: Loop, request: Request, command: commands.Drop) -> Handler:
+    """Free the blocks at once."""
+    for sequence in command.sequences:
+        sequence.state, sequence.dropped_at = "dropped", len(sequence.tokens)
+        sequence.release()
+        request.emit("drop", sequence)
+    return
+    yield
+
+
+def rewind(loop: Loop, request: Request, command: commands.Rewind) -> Handler:
+    """Cut answers back; later draws of the same positions are fresh."""
+    for sequence in command.sequences:
+        if command.length < len(sequence.tokens):
+            sequence.cut(command.length)
+            sequence.stream = mix(sequence.stream, -1)
+            for runner, context in sequence.contexts.items():
+                # One id short, because the last one must be read again to know what follows it.
+                context.rewind(max(0, len(request.prefixes[runner]) + command.length - 1))
+                del context.logprobs[command.length :]
+        request.emit("rewind", sequence)
+    return
+    yield
+
+
+def peek(loop: Loop, request: Request, command: commands.Peek) -> Handler:
+    """Read each answer but its last token under another model and collect log-probabilities."""
+    if command.model is None:
+        return [list(sequence.logprobs) for sequence in command.sequences]
+    runner = loop.runner(command.model, command.role)
+    root = yield from _root(request, runner, "logits")
+    jobs = []
+    for sequence in command.sequences:
+        context = _context(request, sequence, runner)
+        if sequence.tokens and not context.logprobs and len(context.ids) == len(root.ids):
+            context.logprobs.append(root.logits.log_softmax(-1)[sequence.tokens[0]].item())
+        jobs.append(Job(request, sequence, context, root.ids, sequence.tokens[:-1], "logprobs"))
+    yield jobs
+    return [list(sequence.contexts[runner].logprobs) for sequence in command.sequences]
+
+
+def read(loop: Loop, request: Request, command: commands.Read) -> Handler:
+    """Feed each answer's new tokens to a model with a scalar head."""
+    runner = loop.runner(command.model, command.role)
+    yield from _root(request, runner, "none")
+    prefix, jobs = request.prefixes[runner], []
+    for sequence in command.sequences:
+        context = _context(request, sequence, runner)
+        suffix = answer_ids(command.model, loop.target.model, sequence, command.closed)
+        shared = _agree(context.ids, prefix + suffix)
+        if shared < len(context.ids) or context.value is None:
+            context.rewind(min(shared, len(prefix) + len(suffix) - 1))
+        jobs.append(Job(request, sequence, context, prefix, suffix, "value"))
+    yield jobs
+    return [sequence.contexts[runner].value for sequence in command.sequences]
+
+
+def _root(request: Request, runner: Runner, want: Any) -> Generator[list[Job], Any, Context]:
+    """The prompt in `runner`'s cache, read once per request."""
+    if runner not in request.prefixes:
+        request.prefixes[runner] = prompt_ids(runner.model, request)
+    prefix = request.prefixes[runner]
+    root = request.root.contexts.get(runner)
+    if root is None:
+        root = request.root.contexts[runner] = runner.open(prefix)
+        # Every candidate will inherit the prompt; the one that is computed now is not saved.
+        request.usage.role(runner.role).cached -= len(prefix) - len(root.ids)
+    if len(root.ids) < len(prefix) or (want == "logits" and root.logits is None):
+        root.rewind(len(prefix) - 1)
+        yield [Job(request, request.root, root, prefix, [], want)]
+        runner.remember(root)
+    return root
+
+
+def _context(request: Request, sequence: Sequence, runner: Runner) -> Context:
+    """The sequence's context in `runner`, forked from the prompt's when it is new or was given up."""
+    root = request.root.contexts[runner]
+    context = sequence.contexts.get(runner)
+    if context is None:
+        context = sequence.contexts[runner] = root.fork()
+        request.usage.role(runner.role).cached += len(root.ids)
+    return context
+
+
+def _agree(left: list[int], right: list[int]) -> int:
+    """Length of the common prefix."""
+    short = min(len(left), len(right))
+    if left[:short] == right[:short]:
+        return short
+    return next(at for at in range(short) if left[at] != right[at])
+
+
+HANDLERS = {commands.Fork: fork, commands.Extend: extend, commands.Score: score, commands.Drop: drop,
+            commands.Rewind: rewind, commands.Peek: peek, commands.Read: read}

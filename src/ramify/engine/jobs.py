@@ -1,0 +1,65 @@
+"""Work on one sequence in one model, as handlers ask for it and the scheduler meters it out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from ramify.engine.request import Request
+    from ramify.engine.sequence import Context, Sequence
+
+Want = Literal["grow", "logits", "value", "logprobs", "none"]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """Read `prefix + suffix` to its end, then hand over what is wanted.
+
+    want: "grow" samples `grow` more tokens (`suffix` is then the sequence's own token list and grows
+    along); "logits" of the next token; the scalar "value" at the last; "logprobs" of the answer.
+    """
+
+    request: Request
+    sequence: Sequence
+    context: Context
+    prefix: list[int]
+    suffix: list[int]
+    want: Want
+    grow: int = 0
+
+    @property
+    def pending(self) -> int:
+        """Ids not read yet."""
+        return len(self.prefix) + len(self.suffix) - len(self.context.ids)
+
+    @property
+    def done(self) -> bool:
+        """Nothing left to read, or to grow."""
+        return (self.grow == 0 or not self.sequence.live) if self.want == "grow" else self.pending == 0
+
+    def restore(self) -> None:
+        """After the context's blocks were given up: start again from the prompt, if that is still there."""
+        root = self.request.root.contexts.get(self.context.runner)
+        if not self.context.ids and root is not None and root is not self.context:
+            self.context.adopt(root)
+
+    def next_ids(self, count: int) -> list[int]:
+        """The next `count` ids to read."""
+        at, split = len(self.context.ids), len(self.prefix)
+        if at >= split:
+            return self.suffix[at - split : at - split + count]
+        return (self.prefix[at : at + count] + self.suffix[: max(0, at + count - split)])[:count]
+
+    def account(self, start: int, count: int) -> None:
+        """Enter `count` ids read from position `start` into the request's ledger."""
+        runner = self.context.runner
+        page = self.request.usage.role(runner.role)
+        recomputed = max(0, min(start + count, self.context.lost) - start)
+        fresh = start + recomputed
+        prompt = max(0, min(start + count, len(self.prefix)) - fresh) if self.want == "grow" else count - recomputed
+        page.recomputed += recomputed
+        page.prefill += prompt
+        page.decode += count - recomputed - prompt
+        page.flops += runner.flops(count, count * start + count * (count + 1) // 2)
+        self.sequence.fed[runner.role] = self.sequence.fed.get(runner.role, 0) + count

@@ -1,0 +1,123 @@
+"""The engine's step: drain the searches, plan, run one ragged forward per model, settle."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ramify.engine.growth import sample
+from ramify.engine.handlers import HANDLERS
+from ramify.engine.jobs import Job
+from ramify.engine.runner import Runner
+from ramify.engine.scheduler import Scheduler
+from ramify.errors import RamifyError
+from ramify.sampling.draws import Draws
+
+if TYPE_CHECKING:
+    from ramify.engine.request import Request
+    from ramify.models import Model
+    from ramify.types import Role
+
+
+class Loop:
+    """All live requests and the models that serve them."""
+
+    def __init__(self, target: Runner, scheduler: Scheduler, draws: Draws) -> None:
+        self.target, self.scheduler, self.draws = target, scheduler, draws
+        self.requests: list[Request] = []
+        self._runners: dict[tuple[int, Role], Runner] = {}
+
+    def runner(self, model: Model, role: Role) -> Runner:
+        """The runner of a companion model, with a cache as large as the target's; made at first use."""
+        key = (id(model), role)
+        if key not in self._runners:
+            self._runners[key] = Runner(model, role, self.target.capacity, self.target.pool.block_size,
+                                        self.target.prefixes is not None)
+        return self._runners[key]
+
+    def step(self) -> list[Request]:
+        """One engine step. Returns the requests that ended in it."""
+        for request in self.requests:
+            self._drain(request)
+        jobs = [job for request in self.requests for job in request.jobs]
+        alive = (sequence for request in self.requests for sequence in request.sequences)
+        for runner, rows in self.scheduler.plan(jobs, alive).items():
+            work = [(job.context, job.next_ids(count)) for job, count in rows]
+            starts = [len(context.ids) for context, _ in work]
+            for request in {job.request for job, _ in rows}:
+                request.usage.role(runner.role).calls += 1
+            hidden = runner.forward(work)
+            self._settle(runner, [job for job, _ in rows], starts, hidden)
+        ended = [request for request in self.requests if request.finished]
+        self.requests = [request for request in self.requests if not request.finished]
+        return ended
+
+    def _drain(self, request: Request) -> None:
+        """Resume a request whose jobs are done until it has new ones or ends."""
+        request.jobs = [job for job in request.jobs if not job.done]
+        reply = None
+        while not request.jobs and not request.finished:
+            request.note_peak(self.target)
+            try:
+                item = request.stack[-1].send(reply)
+            except StopIteration as stop:
+                request.stack.pop()
+                reply = stop.value
+                if not request.stack:
+                    request.complete(reply)
+                continue
+            except RamifyError as error:
+                request.release()
+                request.error = error
+                continue
+            reply = None
+            if isinstance(item, list):
+                ready = [job for job in item if job.want == "grow" and job.pending == 0 and not job.done]
+                if ready:  # nothing to read: what follows the prompt is known already
+                    self._grow(ready, torch.stack([job.context.logits for job in ready]))
+                request.jobs = [job for job in item if not job.done]
+            else:
+                request.stack.append(HANDLERS[type(item)](self, request, item))
+
+    @torch.inference_mode()
+    def _settle(self, runner: Runner, jobs: list[Job], starts: list[int], hidden: list[Tensor]) -> None:
+        """Hand every job what its new hidden states were for."""
+        decoder, ends = runner.model.decoder, defaultdict(list)
+        for job, start, hidden_QD in zip(jobs, starts, hidden, strict=True):
+            job.account(start, len(hidden_QD))
+            if job.want == "logprobs":
+                self._collect(runner, job, start, hidden_QD)
+            elif job.pending == 0:
+                ends[job.want].append((job, hidden_QD[-1]))
+        if grown := ends["grow"] + ends["logits"]:
+            logits_RV = decoder.logits(torch.stack([last_D for _, last_D in grown]))
+            self._grow([job for job, _ in ends["grow"]], logits_RV[: len(ends["grow"])])
+            for (job, _), logits_V in zip(ends["logits"], logits_RV[len(ends["grow"]) :], strict=True):
+                job.context.logits = logits_V
+        if ends["value"]:
+            values = runner.model.head(torch.stack([last_D for _, last_D in ends["value"]])).tolist()
+            for (job, _), value in zip(ends["value"], values, strict=True):
+                job.context.value = value
+
+    def _collect(self, runner: Runner, job: Job, start: int, hidden_QD: Tensor) -> None:
+        """Log-probabilities of the answer tokens that follow the ids just read."""
+        answer, first = job.sequence.tokens, len(job.prefix) - 1
+        skip = max(0, first - start)
+        follow = answer[max(start, first) - first : start + len(hidden_QD) - first]
+        if follow:
+            logprobs_QV = runner.model.decoder.logits(hidden_QD[skip:]).log_softmax(-1)
+            job.context.logprobs += logprobs_QV.gather(-1, torch.tensor(follow)[:, None])[:, 0].tolist()
+
+    def _grow(self, jobs: Iterable[Job], logits_RV: Tensor) -> None:
+        """Sample one token for every row and commit it."""
+        by_params: dict[int, list[tuple[int, Job]]] = defaultdict(list)
+        for row, job in enumerate(jobs):
+            by_params[id(job.request.prompt)].append((row, job))
+        for members in by_params.values():
+            rows = [row for row, _ in members]
+            sample([job for _, job in members], logits_RV[rows] if len(by_params) > 1 else logits_RV,
+                   self.draws, self.target.model.tokenizer)

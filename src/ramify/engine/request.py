@@ -1,0 +1,102 @@
+"""One running request: a stack of generators, its candidates and its ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+from ramify.engine.sequence import Prompt, Sequence
+from ramify.types import ROLES, Candidate, Result, Usage
+
+if TYPE_CHECKING:
+    from ramify.engine.jobs import Job
+    from ramify.engine.runner import Runner
+
+Emit = Callable[..., None]
+Search = Generator[Any, Any, Sequence]
+
+
+class Request:
+    """A search in flight. `stack` holds the search and, above it, what it is waiting for."""
+
+    def __init__(self, number: int, prompt: Prompt, search: Search, *, method: str, seed: int, stream: int,
+                 trace: Emit | None, warnings: list[str]) -> None:
+        self.number, self.prompt, self.method, self.seed = number, prompt, method, seed
+        self.stack: list[Generator[Any, Any, Any]] = [search]
+        self.jobs: list[Job] = []
+        self.root = Sequence(prompt, None, (), stream)
+        self.sequences: list[Sequence] = [self.root]
+        self.prefixes: dict[Runner, list[int]] = {}
+        self.usage, self.warnings = Usage(), warnings
+        self.result: Result | None = None
+        self.error: Exception | None = None
+        self.choices = 0
+        self._trace = trace
+        self._started = time.perf_counter()
+
+    @property
+    def finished(self) -> bool:
+        """Whether a result or an error is there."""
+        return self.result is not None or self.error is not None
+
+    def emit(self, event: str, sequence: Sequence | None = None, **fields: Any) -> None:
+        """Write a trace event, if anybody listens."""
+        if self._trace is None:
+            return
+        if sequence is not None:
+            fields = {"candidate": sequence.id, "tokens": len(sequence.tokens), "state": sequence.state, **fields}
+            if event == "extend":
+                fields["text"] = sequence.text
+        self._trace(event, request=self.number, **fields)
+
+    def note_peak(self, target: Runner) -> None:
+        """Enter the target's KV tokens that the request holds now, shared blocks once, into the ledger."""
+        fill: dict[int, int] = {}
+        size = target.pool.block_size
+        for sequence in self.sequences:
+            context = sequence.contexts.get(target)
+            if context is None:
+                continue
+            for at, block in enumerate(context.table.blocks):
+                fill[block] = max(fill.get(block, 0), min(size, context.table.length - at * size))
+        self.usage.peak_kv_tokens = max(self.usage.peak_kv_tokens, sum(fill.values()))
+
+    def release(self) -> None:
+        """Give back every block."""
+        for sequence in self.sequences:
+            sequence.release()
+
+    def complete(self, chosen: Sequence) -> None:
+        """Build the result around the search's choice and give back every block."""
+        self.release()
+        self._count_dropped()
+        self.usage.wall_seconds = time.perf_counter() - self._started
+        leaves = [sequence for sequence in self.sequences[1:] if not sequence.children or sequence is chosen]
+        self.result = Result(
+            text=chosen.text, reward=chosen.scores[-1][1] if chosen.scores else None,
+            finish_reason="stop" if chosen.state == "finished" else "length", method=self.method, seed=self.seed,
+            candidates=[_report(sequence) for sequence in leaves], usage=self.usage, chosen=chosen.id,
+            warnings=self.warnings)
+        self.emit("result", **self.result.to_dict())
+
+    def _count_dropped(self) -> None:
+        """Tokens read for sequences of which nothing survived."""
+        kept: set[Sequence] = set()
+        for sequence in self.sequences:
+            if sequence.state != "dropped":
+                at: Sequence | None = sequence
+                while at is not None and at not in kept:
+                    kept.add(at)
+                    at = at.parent
+        for sequence in self.sequences:
+            if sequence not in kept:
+                for role in ROLES:
+                    self.usage.role(role).dropped += sequence.fed.get(role, 0)
+
+
+def _report(sequence: Sequence) -> Candidate:
+    return Candidate(
+        id=sequence.id, text=sequence.text, reward=sequence.scores[-1][1] if sequence.scores else None,
+        state="length" if sequence.state == "live" else sequence.state, dropped_at=sequence.dropped_at,
+        tokens=len(sequence.tokens), scores=sequence.scores, token_ids=sequence.tokens)

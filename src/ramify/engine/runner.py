@@ -1,0 +1,80 @@
+"""One model with its cache: reads ragged rows, keeps prefixes, counts what it saw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ramify.cache import BlockPool, BlockTable, KVStore, PrefixCache
+from ramify.engine.batch import PagedAttention, Row, flatten
+from ramify.engine.sequence import Context
+
+if TYPE_CHECKING:
+    from ramify.models import Model
+    from ramify.types import Role
+
+
+class Runner:
+    """Runs one model over paged contexts.
+
+    Args:
+        model: decoder, tokenizer and perhaps a scalar head.
+        role: the ledger page its tokens go to.
+        capacity: KV tokens that its cache may hold, rounded down to whole blocks.
+        block_size: tokens per block.
+        prefix_cache: whether prompts are remembered between requests.
+    """
+
+    def __init__(self, model: Model, role: Role, capacity: int, block_size: int, prefix_cache: bool = True) -> None:
+        self.model, self.role, config = model, role, model.decoder.config
+        self.pool = BlockPool(max(1, capacity // block_size), block_size)
+        self.store = KVStore(config.num_layers, self.pool.num_blocks, block_size, config.num_kv_heads,
+                             config.head_dim, model.dtype)
+        self.prefixes = PrefixCache(self.pool) if prefix_cache else None
+        self.tokens_seen = 0
+        self._flops = model.decoder.flops(1, 0), model.decoder.flops(0, 1)
+
+    @property
+    def capacity(self) -> int:
+        """KV tokens that the cache holds."""
+        return self.pool.num_blocks * self.pool.block_size
+
+    def flops(self, tokens: int, pairs: int) -> float:
+        """Floating-point operations of reading `tokens` ids that see `pairs` cached positions in all."""
+        return tokens * self._flops[0] + pairs * self._flops[1]
+
+    def open(self, ids: list[int]) -> Context:
+        """A context for a new prompt, starting from the longest remembered prefix but at least one id short."""
+        table = BlockTable(self.pool) if self.prefixes is None else self.prefixes.match(ids[:-1])
+        return Context(self, table, ids[: table.length])
+
+    def remember(self, context: Context) -> None:
+        """Keep a prompt's blocks for later requests."""
+        if self.prefixes is not None:
+            self.prefixes.insert(context.ids, context.table)
+
+    @torch.inference_mode()
+    def forward(self, work: list[tuple[Context, list[int]]]) -> list[Tensor]:
+        """Read new ids, one ragged forward for all. Returns hidden states, [new ids, hidden size] per context.
+
+        The scheduler made sure that the blocks are there.
+        """
+        rows, copies = [], []
+        for context, ids in work:
+            start = context.table.length
+            slots, copy = context.table.append(len(ids))
+            if copy:
+                copies.append(copy)
+            rows.append(Row(context, ids, start, slots))
+        if copies:
+            self.store.copy(copies)
+        ids_T, positions_T = flatten(rows)
+        decoder = self.model.decoder
+        attend = PagedAttention(decoder.config, self.store, rows, self.pool.block_size)
+        hidden_TD = decoder(ids_T, positions_T, attend)
+        for context, ids in work:
+            context.ids += ids
+        self.tokens_seen += len(ids_T)
+        return list(hidden_TD.split([len(row.ids) for row in rows]))

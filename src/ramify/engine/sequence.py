@@ -1,0 +1,199 @@
+"""What a search holds in its hands: the prompt, sequences and groups of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ramify.cache import BlockTable
+from ramify.errors import RewardError
+from ramify.sampling.draws import mix
+from ramify.types import SamplingParams, State
+
+if TYPE_CHECKING:
+    import torch
+
+    from ramify.engine.runner import Runner
+
+
+class Context:
+    """What one model has read of one sequence: its block table, the ids in it and what came out last.
+
+    lost: how many ids had been read before the blocks were given up; reading them again is recomputation.
+    """
+
+    __slots__ = ("ids", "logits", "logprobs", "lost", "runner", "table", "value")
+
+    def __init__(self, runner: Runner, table: BlockTable, ids: list[int]) -> None:
+        self.runner, self.table, self.ids = runner, table, ids
+        self.logits: torch.Tensor | None = None
+        self.value: float | None = None
+        self.logprobs: list[float] = []
+        self.lost = 0
+
+    def fork(self) -> Context:
+        """A context that continues this one."""
+        child = Context(self.runner, self.table.fork(), list(self.ids))
+        child.logits, child.value, child.logprobs = self.logits, self.value, list(self.logprobs)
+        return child
+
+    def adopt(self, other: Context) -> None:
+        """Start again from what `other` has read; this context is empty."""
+        self.table, self.ids = other.table.fork(), list(other.ids)
+
+    def rewind(self, length: int) -> None:
+        """Forget everything read from position `length` on."""
+        if length < len(self.ids):
+            del self.ids[length:]
+            self.table.rewind(length)
+            self.logits = self.value = None
+
+    def free(self) -> None:
+        """Give the blocks back; what was read counts as lost."""
+        self.lost = max(self.lost, len(self.ids))
+        self.rewind(0)
+        self.logprobs.clear()
+
+
+class Sequence:
+    """One candidate while its request runs; the root sequence (path ()) is the prompt itself.
+
+    tokens: the answer so far. scores: (tokens at that moment, score). logprobs: the target's own
+    log-probability of each token, before temperature and truncation.
+    """
+
+    __slots__ = ("_text", "children", "contexts", "dropped_at", "fed", "logprobs", "parent", "path", "prompt",
+                 "scores", "state", "stop_at", "stream", "tokens")
+
+    def __init__(self, prompt: Prompt, parent: Sequence | None, path: tuple[int, ...], stream: int) -> None:
+        self.prompt, self.parent, self.path, self.stream = prompt, parent, path, stream
+        self.children: list[Sequence] = []
+        self.tokens: list[int] = [] if parent is None else list(parent.tokens)
+        self.logprobs: list[float] = [] if parent is None else list(parent.logprobs)
+        self.scores: list[tuple[int, float]] = [] if parent is None else list(parent.scores)
+        self.state: State = "live" if parent is None else parent.state
+        self.stop_at: int | None = None if parent is None else parent.stop_at
+        self.dropped_at: int | None = None
+        self.contexts: dict[Runner, Context] = {}
+        self.fed: dict[str, int] = {}
+        self._text = (0, "")
+
+    @property
+    def id(self) -> str:
+        """The path of forks as text, such as "0.2.1"."""
+        return ".".join(map(str, self.path))
+
+    @property
+    def live(self) -> bool:
+        """Still growing."""
+        return self.state == "live"
+
+    @property
+    def finished(self) -> bool:
+        """Ended by end of sequence, stop string or length."""
+        return self.state in ("finished", "length")
+
+    @property
+    def score(self) -> float:
+        """The last score."""
+        return self.scores[-1][1]
+
+    @property
+    def text(self) -> str:
+        """The answer so far, cut before a stop string that ended it."""
+        if self._text[0] != len(self.tokens):
+            self._text = (len(self.tokens), self.prompt.decode(self.tokens))
+        return self._text[1][: self.stop_at]
+
+    def fork(self) -> Sequence:
+        """A child that continues this sequence, sharing every context's blocks."""
+        turn = len(self.children)
+        child = Sequence(self.prompt, self, (*self.path, turn), mix(self.stream, turn + 1))
+        self.children.append(child)
+        child.contexts = {runner: context.fork() for runner, context in self.contexts.items()}
+        return child
+
+    def cut(self, length: int) -> None:
+        """Keep the first `length` answer tokens and live again."""
+        del self.tokens[length:], self.logprobs[length:]
+        self.scores = [(at, score) for at, score in self.scores if at <= length]
+        self.state, self.stop_at = "live", None
+
+    def release(self) -> None:
+        """Give back the blocks of every model."""
+        for context in self.contexts.values():
+            context.table.free()
+        self.contexts.clear()
+
+
+@dataclass(slots=True, eq=False)
+class Prompt:
+    """What a search starts from.
+
+    ids: prompt tokens of the target. messages: the conversation they came from, for models that read it
+    through their own template. choose: one of 0..n-1 at random, under the request's key. decode: token
+    ids to text. capacity: KV tokens of the target's cache.
+    """
+
+    ids: list[int]
+    messages: list[dict[str, str]] | str
+    params: SamplingParams
+    choose: Callable[[int], int]
+    decode: Callable[[list[int]], str]
+    capacity: int
+
+    @property
+    def text(self) -> str:
+        """The conversation's last message, or the raw prompt."""
+        return self.messages if isinstance(self.messages, str) else self.messages[-1]["content"]
+
+
+class Group(list[Sequence]):
+    """Candidates in a fixed order, with the choices that searches make among them."""
+
+    def __init__(self, sequences: Iterable[Sequence], choose: Callable[[int], int]) -> None:
+        super().__init__(sequences)
+        self.choose = choose
+
+    def of(self, sequences: Iterable[Sequence]) -> Group:
+        """Another group of the same request."""
+        return Group(sequences, self.choose)
+
+    @property
+    def unfinished(self) -> Group:
+        """Those still growing."""
+        return self.of(sequence for sequence in self if sequence.live)
+
+    @property
+    def finished(self) -> Group:
+        """Those that ended."""
+        return self.of(sequence for sequence in self if sequence.finished)
+
+    def best(self, scores: list[float] | None = None) -> Sequence:
+        """The highest score (by default the last of each), ties broken uniformly at random."""
+        scores = [sequence.score for sequence in self] if scores is None else scores
+        top = max(scores)
+        ties = [sequence for sequence, score in zip(self, scores, strict=True) if score == top]
+        return ties[self.choose(len(ties)) if len(ties) > 1 else 0]
+
+    def split_top(self, scores: list[float], count: int) -> tuple[Group, Group]:
+        """The `count` highest scores and the rest, both in their old order; ties at the cut drawn uniformly."""
+        cut = sorted(scores, reverse=True)[count - 1] if count else math.inf
+        kept = [at for at, score in enumerate(scores) if score > cut]
+        ties = [at for at, score in enumerate(scores) if score == cut]
+        while len(kept) < count:
+            kept.append(ties.pop(self.choose(len(ties)) if len(ties) > count - len(kept) else 0))
+        chosen = set(kept)
+        return (self.of(sequence for at, sequence in enumerate(self) if at in chosen),
+                self.of(sequence for at, sequence in enumerate(self) if at not in chosen))
+
+
+def check_scores(scores: list[float], reward: str) -> list[float]:
+    """The scores, or a `RewardError` when one is not a finite number."""
+    for score in scores:
+        if not math.isfinite(score):
+            raise RewardError("a finite score for every candidate", f"{score} from reward {reward!r}",
+                              "mend the reward, or use one that can score this text")
+    return scores

@@ -1,0 +1,7 @@
+"""Rewards: anything with a name and a `score(sequences)` generator (see `ramify.engine.commands.Reward`)."""
+
+from ramify.rewards.classifier import SequenceReward
+from ramify.rewards.function import FunctionReward
+from ramify.rewards.implicit import ImplicitReward
+
+__all__ = ["FunctionReward", "ImplicitReward", "SequenceReward"]

@@ -1,0 +1,1 @@
+"""How one token is drawn: transforms of logits, and keyed random numbers."""
