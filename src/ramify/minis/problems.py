@@ -44,22 +44,37 @@ class Scene:
     endings: tuple[str, ...]
 
 
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 SCENES = (
     Scene(
-        units=("apples", "pears", "plums", "cookies", "muffins", "peaches", "eggs", "lemons", "nuts", "candies"),
-        starts=("{who} has {a} {unit}.", "{who} picks {a} {unit}.", "There are {a} {unit} in the kitchen of {who}."),
+        units=_words("apples pears plums cookies muffins peaches eggs lemons nuts candies"),
+        starts=(
+            "{who} has {a} {unit}.",
+            "{who} picks {a} {unit}.",
+            "There are {a} {unit} in the kitchen of {who}.",
+        ),
         products=(
             "{who} has {a} bags with {b} {unit} each.",
             "{who} fills {a} baskets with {b} {unit} each.",
             "{who} buys {a} boxes of {b} {unit}.",
         ),
-        gains=("{who} buys {a} more {unit}.", "{friend} brings {a} {unit} to {who}.", "{who} gets {a} more {unit}."),
-        product_gains=("{who} buys {a} more bags with {b} {unit} each.", "{a} friends each bring {b} {unit} to {who}."),
+        gains=(
+            "{who} buys {a} more {unit}.",
+            "{friend} brings {a} {unit} to {who}.",
+            "{who} gets {a} more {unit}.",
+        ),
+        product_gains=(
+            "{who} buys {a} more bags with {b} {unit} each.",
+            "{a} friends each bring {b} {unit} to {who}.",
+        ),
         losses=("{who} eats {a} {unit}.", "{who} gives {a} {unit} to {friend}.", "{a} {unit} go bad."),
         endings=("How many {unit} does {who} have now?", "How many {unit} are left for {who}?"),
     ),
     Scene(
-        units=("marbles", "stickers", "cards", "shells", "coins", "stamps", "books", "pencils", "beads", "toys"),
+        units=_words("marbles stickers cards shells coins stamps books pencils beads toys"),
         starts=("{who} has {a} {unit}.", "{who} owns {a} {unit}.", "{who} starts with {a} {unit}."),
         products=(
             "{who} has {a} boxes with {b} {unit} each.",
@@ -68,35 +83,61 @@ SCENES = (
         ),
         gains=("{who} finds {a} more {unit}.", "{friend} gives {who} {a} {unit}.", "{who} wins {a} {unit}."),
         product_gains=("{who} buys {a} packs of {b} {unit}.", "{a} friends each give {who} {b} {unit}."),
-        losses=("{who} loses {a} {unit}.", "{who} gives {friend} {a} {unit}.", "{who} sells {a} of the {unit}."),
+        losses=(
+            "{who} loses {a} {unit}.",
+            "{who} gives {friend} {a} {unit}.",
+            "{who} sells {a} of the {unit}.",
+        ),
         endings=("How many {unit} does {who} have now?", "How many {unit} does {who} own in the end?"),
     ),
     Scene(
-        units=("dollars",),
-        starts=("{who} has {a} dollars.", "{who} saved {a} dollars.", "{who} gets {a} dollars from {friend}."),
+        units=_words("dollars"),
+        starts=(
+            "{who} has {a} dollars.",
+            "{who} saved {a} dollars.",
+            "{who} gets {a} dollars from {friend}.",
+        ),
         products=(
             "{who} earns {a} dollars an hour and works {b} hours.",
             "{who} saves {b} dollars a week for {a} weeks.",
             "{who} sells {a} cakes for {b} dollars each.",
         ),
-        gains=("{who} earns {a} dollars more.", "{friend} gives {who} {a} dollars.", "{who} finds {a} dollars."),
-        product_gains=("{who} mows {a} lawns for {b} dollars each.", "{who} sells {a} toys for {b} dollars each."),
-        losses=("{who} spends {a} dollars.", "{who} pays {a} dollars for a hat.", "{who} lends {friend} {a} dollars."),
+        gains=(
+            "{who} earns {a} dollars more.",
+            "{friend} gives {who} {a} dollars.",
+            "{who} finds {a} dollars.",
+        ),
+        product_gains=(
+            "{who} mows {a} lawns for {b} dollars each.",
+            "{who} sells {a} toys for {b} dollars each.",
+        ),
+        losses=(
+            "{who} spends {a} dollars.",
+            "{who} pays {a} dollars for a hat.",
+            "{who} lends {friend} {a} dollars.",
+        ),
         endings=("How many dollars does {who} have now?", "How much money in dollars is left for {who}?"),
     ),
     Scene(
-        units=("pages", "miles", "laps", "tasks"),
+        units=_words("pages miles laps tasks"),
         starts=("{who} plans {a} {unit}.", "The list of {who} has {a} {unit}."),
-        products=("{who} plans {a} {unit} a day for {b} days.", "{who} has to do {b} {unit} on each of {a} days."),
+        products=(
+            "{who} plans {a} {unit} a day for {b} days.",
+            "{who} has to do {b} {unit} on each of {a} days.",
+        ),
         gains=("{who} adds {a} {unit}.", "{friend} asks {who} for {a} more {unit}."),
         product_gains=("{who} adds {a} {unit} a day for {b} days.",),
-        losses=("{who} finishes {a} {unit} on Monday.", "{friend} does {a} {unit} for {who}.", "{who} skips {a} {unit}."),
+        losses=(
+            "{who} finishes {a} {unit} on Monday.",
+            "{friend} does {a} {unit} for {who}.",
+            "{who} skips {a} {unit}.",
+        ),
         endings=("How many {unit} are left for {who}?", "How many {unit} must {who} still do?"),
     ),
 )
 
-SHE = ("Anna", "Mia", "Lucy", "Emma", "Nora", "Zoe", "Lily", "Ruth", "Sara", "Ella", "Kate", "Amy", "Rosa", "June")
-HE = ("Tom", "Ben", "Sam", "Leo", "Max", "Jack", "Paul", "Omar", "Hugo", "Adam", "Luke", "Noah", "Ivan", "Carl")
+SHE = _words("Anna Mia Lucy Emma Nora Zoe Lily Ruth Sara Ella Kate Amy Rosa June")
+HE = _words("Tom Ben Sam Leo Max Jack Paul Omar Hugo Adam Luke Noah Ivan Carl")
 
 
 @dataclass(slots=True)
@@ -116,15 +157,15 @@ class Story:
 
     def say(self, template: str, a: int = 0, b: int = 0) -> None:
         who = self.who
-        if self.sentences and self.compared is None and self.rng.random() < 0.4:
-            if template.startswith("{who}") or "does {who}" in template:
-                who = "she" if who in SHE else "he"
+        may_vary = self.sentences and self.compared is None and self.rng.random() < 0.4
+        if may_vary and (template.startswith("{who}") or "does {who}" in template):
+            who = "she" if who in SHE else "he"
         text = template.format(who=who, friend=self.friend, unit=self.unit, a=a, b=b)
         self.sentences.append(text[0].upper() + text[1:])
 
     def compute(self, a: int, sign: str, b: int, unit: str | None = None) -> int:
         result = {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[sign]
-        self.lines.append(f"{a} {sign} {b} = {result} {unit or self.unit}")
+        self.lines.append(f"{a}{sign}{b}={result} {unit or self.unit}")
         return result
 
 
@@ -225,7 +266,16 @@ def _end_sell(s: Story) -> bool:
 
 
 Move = Callable[[Story], bool]  # adds a sentence and its arithmetic; False (and no change) if it does not fit
-MIDDLES: tuple[Move, ...] = (_gain, _lose, _gain_product, _halve, _compare_times, _compare_difference, _gain, _lose)
+MIDDLES: tuple[Move, ...] = (
+    _gain,
+    _lose,
+    _gain_product,
+    _halve,
+    _compare_times,
+    _compare_difference,
+    _gain,
+    _lose,
+)
 ENDINGS: tuple[Move, ...] = (_end_plain, _end_plain, _end_together, _end_share, _end_sell)
 
 
@@ -280,7 +330,9 @@ def problems(split: Split, n: int, seed: int = 0) -> list[Problem]:
 
 def answer_of(text: str) -> int | None:
     """The integer after the last `####`, or None if the text does not end in one."""
-    match = re.fullmatch(r"\s*(-?\d{1,9})\s*", text.rpartition(ANSWER_MARK)[2]) if ANSWER_MARK in text else None
+    match = (
+        re.fullmatch(r"\s*(-?\d{1,9})\s*", text.rpartition(ANSWER_MARK)[2]) if ANSWER_MARK in text else None
+    )
     return int(match.group(1)) if match else None
 
 

@@ -11,6 +11,7 @@ from ramify.minis.problems import problem_stream
 BOS, EOS, PAD, USER, ASSISTANT = SPECIAL = ("<|bos|>", "<|eos|>", "<|pad|>", "<|user|>", "<|assistant|>")
 CONTEXT = 512
 VOCABULARY = 1000
+MAX_ANSWER = 96  # tokens; the longest solution the generator writes is shorter
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}"
@@ -55,6 +56,18 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "model_max_length": CONTEXT,
     }
-    ids = {f"{name}_token_id": SPECIAL.index(token) for name, token in (("bos", BOS), ("eos", EOS), ("pad", PAD))}
+    ids = {
+        f"{name}_token_id": SPECIAL.index(token) for name, token in (("bos", BOS), ("eos", EOS), ("pad", PAD))
+    }
     for name, content in (("tokenizer_config", config), ("generation_config", ids)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def prompt_ids(tokenizer: Tokenizer, question: str) -> list[int]:
+    """The question as one user turn with the generation prompt: what the chat template renders."""
+    return tokenizer.encode(f"{BOS}{USER}{question}{ASSISTANT}").ids
+
+
+def answer_ids(tokenizer: Tokenizer, solution: str) -> list[int]:
+    """The assistant's turn, closed by `<|eos|>`."""
+    return tokenizer.encode(solution + EOS).ids

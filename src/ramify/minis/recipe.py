@@ -1,0 +1,290 @@
+"""Trains the family from nothing: `python -m ramify.minis.recipe [--out DIR] [--stage S] [--weights DIR]`.
+
+Two worker processes use two cores better than one process with two threads:
+`torchrun --nproc-per-node 2 -m ramify.minis.recipe`. Every stage resumes where it was stopped; `--out` keeps
+checkpoints and samples. Stages: tokenizer, target, samples, reward, draft, ref, dpo.
+"""
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from tokenizers import Tokenizer
+
+from ramify.minis.evaluate import WEIGHTS, attempts, pass_rates
+from ramify.minis.problems import Problem, problem_stream
+from ramify.minis.tokenizer import (
+    BOS,
+    CONTEXT,
+    EOS,
+    PAD,
+    SPECIAL,
+    answer_ids,
+    prompt_ids,
+    save_tokenizer,
+    train_tokenizer,
+)  # fmt: skip
+from ramify.train.data import Row, buckets
+from ramify.train.distill import train_draft
+from ramify.train.dpo import Pair, answer_logprobs, train_dpo
+from ramify.train.lm import train_lm
+from ramify.train.loop import LoopConfig, worker
+from ramify.train.models import Trunk, export, load_policy, new_llama, reward_from_policy
+from ramify.train.reward import Judged, train_reward
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R", bound=Row)
+
+BLOCK = 16  # batches that are made, bucketed by length and shuffled together
+TOKENS_A_ROW = 72  # mean of prompt and solution, to size a block
+LM_SEED, REWARD_SEED, DPO_SEED = (
+    1_000_000,
+    2_000_000,
+    3_000_000,
+)  # streams of train-split problems, kept apart
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Width and depth of one Llama."""
+
+    hidden: int
+    inner: int
+    layers: int
+    heads: int
+    kv_heads: int
+
+
+TARGET = Size(hidden=256, inner=640, layers=6, heads=8, kv_heads=4)  # 4.3 M parameters
+SMALL = Size(hidden=128, inner=384, layers=5, heads=4, kv_heads=2)  # 1.1 M: reference and DPO policy
+DRAFT = Size(hidden=128, inner=384, layers=3, heads=4, kv_heads=2)  # 0.7 M
+
+TARGET_LOOP = LoopConfig(steps=1800)
+SMALL_LOOP = LoopConfig(steps=1500)
+DRAFT_SFT_LOOP = LoopConfig(steps=1000, decay=0.1)
+DRAFT_LOOP = LoopConfig(steps=600, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
+REWARD_LOOP = LoopConfig(steps=600, matrix_lr=0.005, other_lr=0.001, decay=0.7)
+DPO_LOOP = LoopConfig(steps=200, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
+
+TOKENS_A_STEP = 6000
+EASY_STEPS = 120  # at first, problems of one or two lines only
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where runs and finished weights are kept."""
+
+    out: Path
+    weights: Path
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.from_file(str(self.out / "tokenizer" / "tokenizer.json"))
+
+
+def mine(items: Sequence[T]) -> Sequence[T]:
+    """This worker's share."""
+    rank, workers = worker()
+    return items[rank::workers]
+
+
+def row_of(tokenizer: Tokenizer, problem: Problem) -> Row:
+    """The problem with its worked solution as a training row."""
+    prompt = prompt_ids(tokenizer, problem.question)
+    return Row(prompt + answer_ids(tokenizer, problem.solution), len(prompt))
+
+
+def fresh_problems(tokenizer: Tokenizer, easy_steps: int) -> Callable[[int], Sequence[Row]]:
+    """Batches of never-ending new problems, a function of the step: easy ones first, then 1 to 5 lines."""
+    made: dict[int, list[list[Row]]] = {}
+
+    def batch(step: int) -> Sequence[Row]:
+        block = step // BLOCK
+        if block not in made:
+            made.clear()
+            span = (1, 2) if step < easy_steps else (1, 5)
+            stream = problem_stream("train", LM_SEED + block, span)
+            rows = [row_of(tokenizer, p) for p in islice(stream, BLOCK * TOKENS_A_STEP // TOKENS_A_ROW)]
+            made[block] = buckets(rows, TOKENS_A_STEP, block)
+        return mine(made[block][step % BLOCK % len(made[block])])
+
+    return batch
+
+
+def epochs(rows: Sequence[R], tokens: int) -> Callable[[int], Sequence[R]]:
+    """Batches that go round a fixed set of rows, regrouped every time round."""
+    made: dict[int, list[list[R]]] = {}
+    per_epoch = len(buckets(rows, tokens, 0))
+
+    def batch(step: int) -> Sequence[R]:
+        epoch = step // per_epoch
+        if epoch not in made:
+            made.clear()
+            made[epoch] = buckets(rows, tokens, epoch)
+        return mine(made[epoch][step % per_epoch])
+
+    return batch
+
+
+def new_model(tokenizer: Tokenizer, size: Size) -> Trunk:
+    """A fresh Llama of that size, the same for every worker."""
+    torch.manual_seed(0)
+    bos, eos, pad = (SPECIAL.index(token) for token in (BOS, EOS, PAD))
+    return new_llama(
+        tokenizer.get_vocab_size(), hidden=size.hidden, inner=size.inner, layers=size.layers, heads=size.heads,
+        kv_heads=size.kv_heads, context=CONTEXT, bos=bos, eos=eos, pad=pad,
+    )  # fmt: skip
+
+
+def publish(place: Place, model: Trunk, name: str) -> None:
+    """Export `model` with the tokenizer's files as folder `name` of the weights."""
+    if worker()[0] == 0:
+        export(model, place.weights / name)
+        save_tokenizer(place.tokenizer, place.weights / name)
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def make_tokenizer(place: Place) -> None:
+    if worker()[0] == 0:
+        save_tokenizer(train_tokenizer(), place.out / "tokenizer")
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def train_target(place: Place) -> None:
+    tokenizer = place.tokenizer
+    model = new_model(tokenizer, TARGET)
+    train_lm(model, fresh_problems(tokenizer, EASY_STEPS), TARGET_LOOP, place.out / "target")
+    publish(place, model, "mini-math")
+
+
+def judged_samples(place: Place, policy: str, seed: int, count: int, n: int) -> list[Judged]:
+    """`n` samples of a published policy for each of `count` train-split problems, made once and kept in `out`."""
+    tokenizer, (rank, workers) = place.tokenizer, worker()
+    files = [place.out / "samples" / f"{policy}-{seed}-{r}of{workers}.jsonl" for r in range(workers)]
+    if not files[rank].exists():
+        files[rank].parent.mkdir(parents=True, exist_ok=True)
+        model = load_policy(place.weights / policy)
+        asked = list(enumerate(islice(problem_stream("train", seed), count)))[rank::workers]
+        lines: list[str] = []
+        for first in range(0, len(asked), 200):
+            part = asked[first : first + 200]
+            tries = attempts(model, tokenizer, [p for _, p in part], n=n, seed=seed + part[0][0])
+            log.info("%s %d/%d %s", files[rank].name, first + len(part), len(asked), pass_rates(tries))
+            for (number, _), group in zip(part, tries, strict=True):
+                lines += [json.dumps([a.ids, a.prompt, a.correct, number]) for a in group]
+        files[rank].write_text("\n".join(lines) + "\n")
+    if dist.is_initialized():
+        dist.barrier()
+    return [Judged(*json.loads(line)) for file in files for line in file.read_text().splitlines()]
+
+
+def target_samples(place: Place) -> list[Judged]:
+    return judged_samples(place, "mini-math", REWARD_SEED, count=2400, n=8)
+
+
+def train_reward_model(place: Place) -> None:
+    rows = target_samples(place)
+    model = reward_from_policy(load_policy(place.weights / "mini-math"))
+    train_reward(model, epochs(rows, TOKENS_A_STEP), REWARD_LOOP, place.out / "reward")
+    publish(place, model, "mini-math-reward")
+
+
+def train_draft_model(place: Place) -> None:
+    tokenizer = place.tokenizer
+    draft = new_model(tokenizer, DRAFT)
+    train_lm(draft, fresh_problems(tokenizer, EASY_STEPS), DRAFT_SFT_LOOP, place.out / "draft-sft")
+    target = load_policy(place.weights / "mini-math")
+    train_draft(draft, target, epochs(target_samples(place), TOKENS_A_STEP), DRAFT_LOOP, place.out / "draft")
+    publish(place, draft, "mini-math-draft")
+
+
+def train_reference(place: Place) -> None:
+    tokenizer = place.tokenizer
+    model = new_model(tokenizer, SMALL)
+    train_lm(model, fresh_problems(tokenizer, EASY_STEPS), SMALL_LOOP, place.out / "ref")
+    publish(place, model, "mini-math-ref")
+
+
+def train_dpo_policy(place: Place) -> None:
+    reference = load_policy(place.weights / "mini-math-ref")
+    pairs = preference_pairs(judged_samples(place, "mini-math-ref", DPO_SEED, count=2000, n=8), most=4)
+    pairs = with_reference(reference, pairs)
+    policy = load_policy(place.weights / "mini-math-ref")
+    size = 64
+
+    def batch(step: int) -> Sequence[Pair]:
+        first = step * size % (len(pairs) - size)
+        return mine(pairs[first : first + size])
+
+    train_dpo(policy, batch, DPO_LOOP, place.out / "dpo")
+    publish(place, policy, "mini-math-dpo")
+
+
+def preference_pairs(samples: Sequence[Judged], most: int) -> list[Pair]:
+    """Right against wrong samples of one problem, up to `most` pairs a problem and no sample twice, shuffled."""
+    groups: dict[int, tuple[list[Row], list[Row]]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group, ([], []))[sample.correct].append(sample)
+    pairs = [
+        Pair(r, w)
+        for wrong, right in groups.values()
+        for r, w in list(zip(right, wrong, strict=False))[:most]
+    ]
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
+    return [pairs[i] for i in order.tolist()]
+
+
+@torch.inference_mode()
+def with_reference(reference: Trunk, pairs: list[Pair], size: int = 64) -> list[Pair]:
+    """The pairs with the reference's log-probabilities filled in."""
+    found: list[Pair] = []
+    for first in range(0, len(pairs), size):
+        part = pairs[first : first + size]
+        chosen = answer_logprobs(reference, [p.chosen for p in part]).tolist()
+        rejected = answer_logprobs(reference, [p.rejected for p in part]).tolist()
+        found += [Pair(p.chosen, p.rejected, c, r) for p, c, r in zip(part, chosen, rejected, strict=True)]
+    return found
+
+
+STAGES: dict[str, Callable[[Place], object]] = {
+    "tokenizer": make_tokenizer,
+    "target": train_target,
+    "samples": target_samples,
+    "reward": train_reward_model,
+    "draft": train_draft_model,
+    "ref": train_reference,
+    "dpo": train_dpo_policy,
+}
+
+
+def main() -> None:
+    """Run one stage or all of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, default=Path("mini-runs"), help="checkpoints and samples")
+    parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished models are exported")
+    parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_flush_denormal(True)  # subnormal moments of rare embeddings slow a CPU down
+    if "RANK" in os.environ:  # started by torchrun
+        dist.init_process_group("gloo")
+        torch.set_num_threads(1)
+    for name in STAGES if args.stage == "all" else (args.stage,):
+        STAGES[name](Place(args.out, args.weights))
+
+
+if __name__ == "__main__":
+    main()
