@@ -107,8 +107,8 @@ def train_dpo(model: Trunk, batch_of_step: Callable[[int], Sequence[Pair]], conf
             loss = loss - chosen_weight * logprob_B[: len(pairs)].sum() / tokens
         return loss, {
             "accuracy": round(float((margin_B > 0).float().mean()), 4),
-            "chosen_ratio": round(float(chosen_B.mean()), 4),
-            "rejected_ratio": round(float(rejected_B.mean()), 4),
+            "chosen_ratio": round(chosen_B.mean().item(), 4),
+            "rejected_ratio": round(rejected_B.mean().item(), 4),
         }
 
     train(model, loss_of_step, config, run)

@@ -1,0 +1,79 @@
+"""The model card's numbers mean what they say; checked on attempts and models small enough to do by hand."""
+
+import pytest
+import torch
+
+from ramify.minis.evaluate import best_of, draft_report, pass_rates, ranking_accuracy
+from ramify.train.models import new_llama
+from ramify.train.reward import Judged
+
+
+def attempt(correct, group):
+    return Judged([0, 3, 4, 1], 2, correct, group)
+
+
+TRIES = [attempt(True, 0), attempt(False, 0), attempt(False, 0), attempt(True, 1), attempt(True, 1), attempt(False, 2)]
+
+
+def test_pass_rates():
+    assert pass_rates([TRIES[:2], TRIES[3:5], [TRIES[5]] * 2]) == {"pass@1": 0.5, "pass@2": 2 / 3}
+    assert pass_rates([TRIES[:1], TRIES[1:2]]) == {"pass@1": 0.5}
+
+
+def test_ranking_compares_within_a_problem_only():
+    assert ranking_accuracy([1.0, 0.0, 2.0, 9.0, 9.0, 9.0], TRIES) == 0.5
+    assert ranking_accuracy([1.0, 1.0, 0.0, 0.0, 0.0, 9.0], TRIES) == 0.75
+    across = sum(r > w for r in (1.0, 0.0, 0.0) for w in (1.0, 0.0, 9.0)) / 9
+    assert across != 0.75  # what comparing every right with every wrong attempt would give
+
+
+def test_best_of_takes_the_highest_score_of_each_problem():
+    assert best_of([1.0, 0.0, 2.0, 9.0, 8.0, 7.0], TRIES) == pytest.approx(1 / 3)
+    assert best_of([3.0, 0.0, 2.0, 9.0, 8.0, 7.0], TRIES) == pytest.approx(2 / 3)
+
+
+def tiny(seed):
+    torch.manual_seed(seed)
+    model = new_llama(6, hidden=16, inner=16, layers=1, heads=1, kv_heads=1, context=64, bos=0, eos=1, pad=2)
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=2.0)
+    return model.eval()
+
+
+@torch.inference_mode()
+def law(model, ids):
+    return model(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1)
+
+
+def speculate(draft, target, prompt, length, depth):
+    """Real speculative decoding, one sequence, one forward a token: the text and how many calls it took."""
+    ids, calls = list(prompt), 0
+    while len(ids) < len(prompt) + length:
+        calls += 1
+        for _ in range(depth):
+            p, q = law(draft, ids), law(target, ids)
+            token = int(torch.multinomial(p, 1))
+            if torch.rand(()) >= q[token] / p[token]:
+                ids.append(int(torch.multinomial((q - p).clamp(min=0), 1)))
+                break
+            ids.append(token)
+        else:
+            ids.append(int(torch.multinomial(law(target, ids), 1)))
+    return ids[: len(prompt) + length], calls
+
+
+def test_replay_counts_calls_as_real_speculation_does():
+    draft, target = tiny(0), tiny(1)
+    torch.manual_seed(0)
+    runs = [speculate(draft, target, [0, 3], 20, 3) for _ in range(60)]
+    real = 60 * 20 / sum(calls for _, calls in runs)
+    tries = [Judged(ids, 2, True, 0) for ids, _ in runs]
+    replayed = draft_report(draft, target, tries, depth=3)["tokens_per_call"]
+    assert replayed == pytest.approx(real, rel=0.08)
+    assert real < 3.2  # the two models differ enough for this to say something
+
+
+def test_a_draft_equal_to_its_target_is_always_accepted():
+    model = tiny(0)
+    report = draft_report(model, model, [Judged([0, 3, *[4] * 11], 2, True, 0)], depth=4)
+    assert report["acceptance"] == pytest.approx(1.0, abs=1e-6)
+    assert report["tokens_per_call"] == 11 / 3
