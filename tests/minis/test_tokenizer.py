@@ -9,7 +9,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from ramify.minis.problems import problems
 from ramify.minis.tokenizer import (
-    CHAT_TEMPLATE, MAX_ANSWER, SPECIAL, answer_ids, prompt_ids, save_tokenizer, train_tokenizer,
+    CHAT_TEMPLATE,
+    MAX_ANSWER,
+    SPECIAL,
+    answer_ids,
+    prompt_ids,
+    save_tokenizer,
+    train_tokenizer,
 )  # fmt: skip
 
 

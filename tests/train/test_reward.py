@@ -38,7 +38,7 @@ def test_prefix_loss_by_hand_and_a_twin_that_ignores_the_prompt():
 
 
 def test_pair_loss_pairs_within_one_prompt_only():
-    rows = answers()[:2] + [Judged([0, 5, 1], 2, False, 1)]
+    rows = [*answers()[:2], Judged([0, 5, 1], 2, False, 1)]
     score_B = torch.tensor([1.0, -1.0, 50.0])
     assert pair_loss(score_B, rows).item() == pytest.approx(math.log1p(math.exp(-2.0)), rel=1e-6)
     assert pair_loss(score_B[1:], rows[1:]).item() == 0.0
