@@ -10,13 +10,16 @@ from typing import Any, overload
 from ramify.engine import Engine, Reward
 from ramify.engine.engine import Messages
 from ramify.engine.request import Emit, Request
-from ramify.errors import BackendError, OptionError
+from ramify.errors import BackendError, OptionError, RamifyError
 from ramify.models import Model, load_model
+from ramify.models.files import read_json
+from ramify.models.hub import embedded_models
 from ramify.rewards import FunctionReward, ImplicitReward, SequenceReward
 from ramify.search import METHODS
 from ramify.types import Result, SamplingParams, check
 
 NATIVE = frozenset({"forks", "logprobs", "full_distribution", "partial_scores"})
+ROWS = 256  # candidates in flight: wide enough to fill a step, small enough to start answering early
 RewardLike = str | Reward | Callable[[str, str], float]
 
 
@@ -39,9 +42,7 @@ def load(model: str = "mini-math", *, reward: RewardLike | None = "auto", dtype:
     target = load_model(model, dtype=dtype)
     engine = Engine(target, capacity=capacity, block_size=block_size, step_tokens=step_tokens)
     if reward == "auto":
-        from ramify.models.loader import embedded_names
-
-        reward = f"{model}-reward" if f"{model}-reward" in embedded_names() else None
+        reward = f"{model}-reward" if f"{model}-reward" in embedded_models() else None
     return LLM(engine, None if reward is None else load_reward(reward, dtype=dtype))
 
 
@@ -60,8 +61,9 @@ def load_reward(reward: RewardLike, dtype: str = "float32") -> Reward:
             policy, reference = (load_model(name, dtype=dtype) for name in names.split(","))
             return ImplicitReward(policy, reference, "decay" if kind == "implicit-decay" else "sum")
         model = load_model(reward, dtype=dtype, head=True)
-        return SequenceReward(model, closed=model.options.get("partial", "closed") == "closed")
-    return reward if hasattr(reward, "score") else FunctionReward(reward)
+        settings = read_json(model.path / "config.json").get("ramify", {})
+        return SequenceReward(model, closed=settings.get("partial", "closed") == "closed")
+    return FunctionReward(reward) if callable(reward) else reward
 
 
 class LLM:
@@ -95,39 +97,42 @@ class LLM:
         Returns one `Result`, or a list in the order of the prompts.
 
         Raises:
-            OptionError: an unknown or inapplicable option. PromptError, RewardError, CapacityError.
+            OptionError: an unknown or inapplicable option.
+            PromptError, RewardError, CapacityError: the first that any prompt met; `stream` keeps the others.
         """
-        if isinstance(prompt, str) or (prompt and isinstance(prompt[0], dict)):
-            [(_, outcome)] = self.stream([prompt], method, seed=seed, trace=trace, **options)
-            return outcome
-        results = dict(self.stream(prompt, method, seed=seed, trace=trace, **options))
-        return [results[at] for at in range(len(prompt))]
+        single = isinstance(prompt, str) or (len(prompt) > 0 and isinstance(prompt[0], dict))
+        outcomes = dict(self.stream([prompt] if single else prompt, method, seed=seed, trace=trace, **options))
+        for outcome in outcomes.values():
+            if isinstance(outcome, RamifyError):
+                raise outcome
+        return outcomes[0] if single else [outcomes[at] for at in range(len(prompt))]
 
     def stream(self, prompts: Sequence[Messages], method: str | Callable[..., Any] = "best_of_n", *, seed: int = 0,
-               trace: Emit | None = None, **options: Any) -> Iterator[tuple[int, Result]]:
-        """Like `generate` for many prompts, yielding (index, result) as each finishes.
+               trace: Emit | None = None, **options: Any) -> Iterator[tuple[int, Result | RamifyError]]:
+        """Like `generate` for many prompts, yielding (index, outcome) as each ends.
 
-        Prompts start in order, as many at a time as keep the engine's step full.
+        A prompt that fails yields its error in place of a result and disturbs no other. Prompts start in order,
+        as many at a time as keep the engine's step full.
         """
         search, params = self.plan(method, options)
-        name = method if isinstance(method, str) else search.func.__name__
-        waiting, running = list(enumerate(prompts))[::-1], {}
-        width = options.get("n", 16)
-        at_once = max(1, 256 // width)
-
-        def admit() -> None:
-            while waiting and len(running) < at_once:
-                index, messages = waiting.pop()
-                request = self.engine.submit(messages, search, params, method=name, seed=seed, trace=trace)
-                running[request] = index
-
-        admit()
-        for request in self.engine.run():
-            index = running.pop(request)
-            if request.error is not None:
-                raise request.error
-            yield index, request.result
-            admit()
+        name = search.func.__name__
+        waiting = list(enumerate(prompts))[::-1]
+        running: dict[Request, int] = {}
+        at_once = max(1, ROWS // options.get("n", 16))
+        try:
+            while waiting or running:
+                while waiting and len(running) < at_once:
+                    index, messages = waiting.pop()
+                    try:
+                        request = self.engine.submit(messages, search, params, method=name, seed=seed, trace=trace)
+                        running[request] = index
+                    except RamifyError as error:
+                        yield index, error
+                for request in self.engine.step():
+                    yield running.pop(request), request.outcome
+        finally:
+            for request in running:
+                self.engine.cancel(request)
 
     def plan(self, method: str | Callable[..., Any], options: dict[str, Any]) -> tuple[Any, SamplingParams]:
         """The search with its options bound, and the sampling parameters.
@@ -137,7 +142,7 @@ class LLM:
         if isinstance(method, str) and method not in METHODS:
             raise OptionError(f"a method among {', '.join(METHODS)}", repr(method), "pick one of them")
         search = METHODS[method] if isinstance(method, str) else method
-        missing = getattr(search, "needs", frozenset()) - NATIVE
+        missing: frozenset[str] = getattr(search, "needs", frozenset()) - NATIVE
         if missing:
             raise BackendError(f"a backend with {', '.join(sorted(missing))}", "the native one", "use another backend")
         return bind(search, options, self.reward)
@@ -145,7 +150,8 @@ class LLM:
 
 def bind(search: Callable[..., Any], options: dict[str, Any], reward: Reward | None) -> tuple[Any, SamplingParams]:
     """Split options into the search's own, bound to it, and sampling parameters."""
-    own = {name: field for name, field in inspect.signature(search).parameters.items() if field.kind is field.KEYWORD_ONLY}
+    parameters = inspect.signature(search).parameters
+    own = {name: field for name, field in parameters.items() if field.kind is field.KEYWORD_ONLY}
     sampling = SamplingParams.names()
     if unknown := [name for name in options if name not in own and name not in sampling]:
         raise OptionError(f"options of {search.__name__} ({', '.join(own)}) or of sampling ({', '.join(sampling)})",

@@ -115,7 +115,7 @@ class Usage:
 
     def to_dict(self) -> dict[str, Any]:
         """The `usage` block of the JSON result; a role that did nothing is an empty object."""
-        pages = {role: asdict(self.role(role)) for role in ROLES}
+        pages: dict[str, Any] = {role: asdict(self.role(role)) for role in ROLES}
         for page in pages.values():
             if not page["calls"]:
                 page.clear()

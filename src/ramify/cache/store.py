@@ -30,7 +30,7 @@ class KVStore:
 
     def read(self, layer: int, tables_RB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the blocks in each row's table: [R, B * block_size, kv_heads, head_dim] twice."""
-        rows, width = tables_RB.shape
+        rows = len(tables_RB)
         flat = tables_RB.reshape(-1)
         k, v = (self.kv[layer, side].index_select(0, flat) for side in (0, 1))
         return k.view(rows, -1, *k.shape[2:]), v.view(rows, -1, *v.shape[2:])

@@ -95,7 +95,9 @@ def _groups(rows: list[Row], block_size: int) -> list[_Group]:
     """Pack rows of similar length together so that little is padded."""
     offsets = np.cumsum([0] + [len(row.ids) for row in rows])
     order = sorted(range(len(rows)), key=lambda at: (len(rows[at].ids), rows[at].start))
-    groups, members, real = [], [], 0
+    groups: list[_Group] = []
+    members: list[int] = []
+    real = 0
     for at in order:
         count, width = len(rows[at].ids), rows[at].start + len(rows[at].ids)
         widest = max([width] + [rows[m].start + len(rows[m].ids) for m in members])

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence as Many
+    from collections.abc import Generator
+    from collections.abc import Sequence as Many
     from typing import Any
 
     from ramify.engine.sequence import Group, Prompt, Sequence

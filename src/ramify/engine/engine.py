@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from ramify.engine.loop import Loop
@@ -41,8 +41,9 @@ class Engine:
         self._count = 0
 
     def submit(self, messages: Messages, search: Callable[[Prompt], Search], params: SamplingParams, *,
-               method: str = "", seed: int = 0, trace: Emit | None = None, warnings: list[str] | None = None) -> Request:
-        """Queue one request; `run` works on it.
+               method: str = "", seed: int = 0, trace: Emit | None = None,
+               warnings: list[str] | None = None) -> Request:
+        """Queue one request; `step` works on it.
 
         Raises:
             PromptError: an empty prompt, or one that with `max_tokens` exceeds the model's context.
@@ -62,29 +63,37 @@ class Engine:
         if not prompt.ids or (isinstance(messages, str) and not messages.strip()):
             raise PromptError("a prompt with some text", "an empty one", "write the question")
         if len(prompt.ids) + params.max_tokens > loop.target.capacity:
-            raise CapacityError(f"a cache of {len(prompt.ids) + params.max_tokens} tokens for the prompt and one answer",
-                                f"{loop.target.capacity}", "raise capacity or lower max_tokens")
+            raise CapacityError(
+                f"a cache of {len(prompt.ids) + params.max_tokens} tokens for the prompt and one answer",
+                f"{loop.target.capacity}", "raise capacity or lower max_tokens")
         self._count += 1
         loop.requests.append(request)
         return request
 
-    def run(self) -> Iterator[Request]:
-        """Work until every queued request has ended; yields each as it ends, with `result` or `error` set."""
+    def step(self) -> list[Request]:
+        """One engine step for all queued requests. Returns those that ended, with `result` or `error` set.
+
+        Any other exception, an interruption too, gives back every block before it propagates.
+        """
         try:
-            while self.loop.requests:
-                yield from self.loop.step()
-        finally:
-            # An interrupted run leaves nothing behind.
-            for request in self.loop.requests:
-                request.release()
-            self.loop.requests.clear()
+            return self.loop.step()
+        except BaseException:
+            for request in list(self.loop.requests):
+                self.cancel(request)
+            raise
+
+    def cancel(self, request: Request) -> None:
+        """Forget a request and give back its blocks."""
+        request.release()
+        if request in self.loop.requests:
+            self.loop.requests.remove(request)
 
     def result(self, messages: Messages, search: Callable[[Prompt], Search], params: SamplingParams,
                **options: Any) -> Result:
         """Submit one request, run it and return its result, or raise its error."""
         request = self.submit(messages, search, params, **options)
-        for _ in self.run():
-            pass
+        while not request.finished:
+            self.step()
         if request.error is not None:
             raise request.error
         assert request.result is not None

@@ -6,7 +6,7 @@ command and receives its reply; it returns the reply to its own command.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
 from ramify.engine import commands
@@ -105,7 +105,7 @@ def peek(loop: Loop, request: Request, command: commands.Peek) -> Handler:
     jobs = []
     for sequence in command.sequences:
         context = _context(request, sequence, runner)
-        if sequence.tokens and not context.logprobs and len(context.ids) == len(root.ids):
+        if sequence.tokens and not context.logprobs and root.logits is not None and len(context.ids) == len(root.ids):
             context.logprobs.append(root.logits.log_softmax(-1)[sequence.tokens[0]].item())
         jobs.append(Job(request, sequence, context, root.ids, sequence.tokens[:-1], "logprobs"))
     yield jobs
@@ -163,5 +163,7 @@ def _agree(left: list[int], right: list[int]) -> int:
     return next(at for at in range(short) if left[at] != right[at])
 
 
-HANDLERS = {commands.Fork: fork, commands.Extend: extend, commands.Score: score, commands.Drop: drop,
-            commands.Rewind: rewind, commands.Peek: peek, commands.Read: read}
+HANDLERS: dict[type, Callable[..., Handler]] = {
+    commands.Fork: fork, commands.Extend: extend, commands.Score: score, commands.Drop: drop,
+    commands.Rewind: rewind, commands.Peek: peek, commands.Read: read,
+}

@@ -86,7 +86,8 @@ class Loop:
     @torch.inference_mode()
     def _settle(self, runner: Runner, jobs: list[Job], starts: list[int], hidden: list[Tensor]) -> None:
         """Hand every job what its new hidden states were for."""
-        decoder, ends = runner.model.decoder, defaultdict(list)
+        decoder = runner.model.decoder
+        ends: dict[str, list[tuple[Job, Tensor]]] = defaultdict(list)
         for job, start, hidden_QD in zip(jobs, starts, hidden, strict=True):
             job.account(start, len(hidden_QD))
             if job.want == "logprobs":
@@ -99,7 +100,9 @@ class Loop:
             for (job, _), logits_V in zip(ends["logits"], logits_RV[len(ends["grow"]) :], strict=True):
                 job.context.logits = logits_V
         if ends["value"]:
-            values = runner.model.head(torch.stack([last_D for _, last_D in ends["value"]])).tolist()
+            head = runner.model.head
+            assert head is not None  # load_model(head=True) saw to it
+            values = head(torch.stack([last_D for _, last_D in ends["value"]])).tolist()
             for (job, _), value in zip(ends["value"], values, strict=True):
                 job.context.value = value
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 from ramify.engine.sequence import Prompt, Sequence
+from ramify.errors import RamifyError
 from ramify.types import ROLES, Candidate, Result, Usage
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Request:
         self.prefixes: dict[Runner, list[int]] = {}
         self.usage, self.warnings = Usage(), warnings
         self.result: Result | None = None
-        self.error: Exception | None = None
+        self.error: RamifyError | None = None
         self.choices = 0
         self._trace = trace
         self._started = time.perf_counter()
@@ -39,6 +40,13 @@ class Request:
     def finished(self) -> bool:
         """Whether a result or an error is there."""
         return self.result is not None or self.error is not None
+
+    @property
+    def outcome(self) -> Result | RamifyError:
+        """The result of a finished request, or the error that ended it."""
+        outcome = self.result or self.error
+        assert outcome is not None
+        return outcome
 
     def emit(self, event: str, sequence: Sequence | None = None, **fields: Any) -> None:
         """Write a trace event, if anybody listens."""
@@ -78,7 +86,8 @@ class Request:
             finish_reason="stop" if chosen.state == "finished" else "length", method=self.method, seed=self.seed,
             candidates=[_report(sequence) for sequence in leaves], usage=self.usage, chosen=chosen.id,
             warnings=self.warnings)
-        self.emit("result", **self.result.to_dict())
+        if self._trace is not None:
+            self.emit("result", **self.result.to_dict())
 
     def _count_dropped(self) -> None:
         """Tokens read for sequences of which nothing survived."""

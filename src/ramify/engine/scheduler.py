@@ -35,7 +35,8 @@ class Scheduler:
                 if (rows := self._fill(runner, waiting, list(alive)))}
 
     def _fill(self, runner: Runner, jobs: list[Job], alive: list[Sequence]) -> list[tuple[Job, int]]:
-        budget, reserved, rows = self.step_tokens, 0, []
+        budget, reserved = self.step_tokens, 0
+        rows: list[tuple[Job, int]] = []
         taken: set[Context] = set()
         for job in jobs:
             job.restore()

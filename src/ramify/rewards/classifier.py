@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence as Many
+from collections.abc import Generator
+from collections.abc import Sequence as Many
 from typing import Any
 
 from ramify.engine.commands import Command, Read

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence as Many
+from collections.abc import Callable, Generator
+from collections.abc import Sequence as Many
 from typing import Any
 
 from ramify.engine.commands import Command
@@ -19,7 +20,7 @@ class FunctionReward:
 
     def __init__(self, function: Callable[[str, str], float], name: str | None = None) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name: str = name or getattr(function, "__name__", type(function).__name__)
 
     def score(self, sequences: Many[Sequence]) -> Generator[Command, Any, list[float]]:
         """One call per candidate."""

@@ -26,6 +26,11 @@ class Key(NamedTuple):
     position: int
     purpose: int = TOKEN
 
+    def part(self, turn: int) -> Key:
+        """The key of one of several draws that a decision is made of."""
+        # Not a stream of its own: that could be the stream of a child.
+        return self._replace(purpose=self.purpose + 1000 * (turn + 1))
+
 
 class Draws(Protocol):
     """The random source. Probabilities need not be normalised; a zero is never drawn."""
@@ -97,7 +102,7 @@ class KeyedDraws:
         """See `Draws`. Sequential draws, each under its own sub-key."""
         left_V, picks = probs_V.clone(), []
         for turn in range(count):
-            [pick] = self.categorical(left_V[None], [Key(mix(key.stream, turn + 1), key.position, key.purpose)])
+            [pick] = self.categorical(left_V[None], [key.part(turn)])
             picks.append(pick)
             left_V[pick] = 0
         return picks

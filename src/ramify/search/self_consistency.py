@@ -40,7 +40,7 @@ def self_consistency(prompt: Prompt, *, n: int = 16, reward: Reward | None = Non
     alive = yield Fork(prompt, n)
     yield Extend(alive)
     weights = [1.0] * n
-    if beta is not None:
+    if beta is not None and reward is not None:
         scores = yield Score(alive, reward)
         weights = [math.exp((score - max(scores)) / beta) for score in scores]
     votes: dict[str, float] = defaultdict(float)
