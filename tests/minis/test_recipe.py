@@ -21,14 +21,14 @@ def tokenizer():
 
 
 def test_batches_depend_on_the_step_alone(tokenizer):
-    forward, jumping = (recipe.fresh_problems(tokenizer, easy_steps=recipe.BLOCK) for _ in range(2))
+    forward, jumping = (recipe.fresh_problems(tokenizer, 2000, easy_steps=recipe.BLOCK) for _ in range(2))
     in_order = [forward(step) for step in range(2 * recipe.BLOCK)]
     for step in (20, 3, 31, 0):
         assert jumping(step) == in_order[step]
 
 
 def test_easy_problems_come_first(tokenizer):
-    batches = recipe.fresh_problems(tokenizer, easy_steps=recipe.BLOCK)
+    batches = recipe.fresh_problems(tokenizer, 2000, easy_steps=recipe.BLOCK)
     lines = [max(tokenizer.decode(row.ids).count("\n") for row in batches(step)) for step in (0, recipe.BLOCK)]
     assert lines[0] <= 2 < 3 <= max(lines[1], *(tokenizer.decode(r.ids).count("\n") for r in batches(17)))
 
@@ -59,6 +59,7 @@ def test_all_stages_in_miniature(tmp_path, monkeypatch):
     for name in ("TARGET_LOOP", "SMALL_LOOP", "DRAFT_SFT_LOOP", "DRAFT_LOOP", "REWARD_LOOP", "DPO_LOOP"):
         monkeypatch.setattr(recipe, name, replace(getattr(recipe, name), steps=2))
     monkeypatch.setattr(recipe, "TOKENS_A_STEP", 1000)
+    monkeypatch.setattr(recipe, "SMALL_TOKENS", 1000)
     samples = [Judged([0, 3, *range(5, 9), 1], 2, bool(i % 2), i // 8) for i in range(1600)]
     monkeypatch.setattr(recipe, "judged_samples", lambda *_, **__: samples)
     place = recipe.Place(tmp_path / "out", tmp_path / "weights")

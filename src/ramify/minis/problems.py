@@ -330,9 +330,7 @@ def problems(split: Split, n: int, seed: int = 0) -> list[Problem]:
 
 def answer_of(text: str) -> int | None:
     """The integer after the last `####`, or None if the text does not end in one."""
-    match = (
-        re.fullmatch(r"\s*(-?\d{1,9})\s*", text.rpartition(ANSWER_MARK)[2]) if ANSWER_MARK in text else None
-    )
+    match = re.fullmatch(r"\s*(-?\d{1,9})\s*", text.rpartition(ANSWER_MARK)[2]) if ANSWER_MARK in text else None
     return int(match.group(1)) if match else None
 
 

@@ -45,12 +45,9 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Row)
 
 BLOCK = 16  # batches that are made, bucketed by length and shuffled together
-TOKENS_A_ROW = 72  # mean of prompt and solution, to size a block
-LM_SEED, REWARD_SEED, DPO_SEED = (
-    1_000_000,
-    2_000_000,
-    3_000_000,
-)  # streams of train-split problems, kept apart
+TOKENS_A_ROW = {(1, 2): 55, (1, 5): 70}  # about the mean of prompt and solution, to size a block
+# Streams of train-split problems that are kept apart.
+LM_SEED, REWARD_SEED, DPO_SEED = 1_000_000, 2_000_000, 3_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +65,15 @@ TARGET = Size(hidden=256, inner=640, layers=6, heads=8, kv_heads=4)  # 4.3 M par
 SMALL = Size(hidden=128, inner=384, layers=5, heads=4, kv_heads=2)  # 1.1 M: reference and DPO policy
 DRAFT = Size(hidden=128, inner=384, layers=3, heads=4, kv_heads=2)  # 0.7 M
 
-TARGET_LOOP = LoopConfig(steps=1800)
-SMALL_LOOP = LoopConfig(steps=1500)
-DRAFT_SFT_LOOP = LoopConfig(steps=1000, decay=0.1)
-DRAFT_LOOP = LoopConfig(steps=600, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
-REWARD_LOOP = LoopConfig(steps=600, matrix_lr=0.005, other_lr=0.001, decay=0.7)
-DPO_LOOP = LoopConfig(steps=200, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
+TARGET_LOOP = LoopConfig(steps=660)
+SMALL_LOOP = LoopConfig(steps=1400)
+DRAFT_SFT_LOOP = LoopConfig(steps=900, decay=0.1)
+DRAFT_LOOP = LoopConfig(steps=500, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
+REWARD_LOOP = LoopConfig(steps=420, matrix_lr=0.005, other_lr=0.001, decay=0.7)
+DPO_LOOP = LoopConfig(steps=120, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
 
-TOKENS_A_STEP = 6000
+TOKENS_A_STEP = 6000  # padded tokens, target and reward
+SMALL_TOKENS = 4000  # draft, reference
 EASY_STEPS = 120  # at first, problems of one or two lines only
 
 
@@ -103,7 +101,7 @@ def row_of(tokenizer: Tokenizer, problem: Problem) -> Row:
     return Row(prompt + answer_ids(tokenizer, problem.solution), len(prompt))
 
 
-def fresh_problems(tokenizer: Tokenizer, easy_steps: int) -> Callable[[int], Sequence[Row]]:
+def fresh_problems(tokenizer: Tokenizer, tokens: int, easy_steps: int = EASY_STEPS) -> Callable[[int], Sequence[Row]]:
     """Batches of never-ending new problems, a function of the step: easy ones first, then 1 to 5 lines."""
     made: dict[int, list[list[Row]]] = {}
 
@@ -111,10 +109,10 @@ def fresh_problems(tokenizer: Tokenizer, easy_steps: int) -> Callable[[int], Seq
         block = step // BLOCK
         if block not in made:
             made.clear()
-            span = (1, 2) if step < easy_steps else (1, 5)
+            span = (1, 2) if block * BLOCK < easy_steps else (1, 5)
             stream = problem_stream("train", LM_SEED + block, span)
-            rows = [row_of(tokenizer, p) for p in islice(stream, BLOCK * TOKENS_A_STEP // TOKENS_A_ROW)]
-            made[block] = buckets(rows, TOKENS_A_STEP, block)
+            rows = [row_of(tokenizer, p) for p in islice(stream, int(BLOCK * tokens / TOKENS_A_ROW[span]))]
+            made[block] = buckets(rows, tokens, block)
         return mine(made[block][step % BLOCK % len(made[block])])
 
     return batch
@@ -164,7 +162,7 @@ def make_tokenizer(place: Place) -> None:
 def train_target(place: Place) -> None:
     tokenizer = place.tokenizer
     model = new_model(tokenizer, TARGET)
-    train_lm(model, fresh_problems(tokenizer, EASY_STEPS), TARGET_LOOP, place.out / "target")
+    train_lm(model, fresh_problems(tokenizer, TOKENS_A_STEP), TARGET_LOOP, place.out / "target")
     publish(place, model, "mini-math")
 
 
@@ -190,7 +188,7 @@ def judged_samples(place: Place, policy: str, seed: int, count: int, n: int) -> 
 
 
 def target_samples(place: Place) -> list[Judged]:
-    return judged_samples(place, "mini-math", REWARD_SEED, count=2400, n=8)
+    return judged_samples(place, "mini-math", REWARD_SEED, count=2500, n=8)
 
 
 def train_reward_model(place: Place) -> None:
@@ -203,22 +201,22 @@ def train_reward_model(place: Place) -> None:
 def train_draft_model(place: Place) -> None:
     tokenizer = place.tokenizer
     draft = new_model(tokenizer, DRAFT)
-    train_lm(draft, fresh_problems(tokenizer, EASY_STEPS), DRAFT_SFT_LOOP, place.out / "draft-sft")
+    train_lm(draft, fresh_problems(tokenizer, SMALL_TOKENS), DRAFT_SFT_LOOP, place.out / "draft-sft")
     target = load_policy(place.weights / "mini-math")
-    train_draft(draft, target, epochs(target_samples(place), TOKENS_A_STEP), DRAFT_LOOP, place.out / "draft")
+    train_draft(draft, target, epochs(target_samples(place), SMALL_TOKENS), DRAFT_LOOP, place.out / "draft")
     publish(place, draft, "mini-math-draft")
 
 
 def train_reference(place: Place) -> None:
     tokenizer = place.tokenizer
     model = new_model(tokenizer, SMALL)
-    train_lm(model, fresh_problems(tokenizer, EASY_STEPS), SMALL_LOOP, place.out / "ref")
+    train_lm(model, fresh_problems(tokenizer, SMALL_TOKENS), SMALL_LOOP, place.out / "ref")
     publish(place, model, "mini-math-ref")
 
 
 def train_dpo_policy(place: Place) -> None:
     reference = load_policy(place.weights / "mini-math-ref")
-    pairs = preference_pairs(judged_samples(place, "mini-math-ref", DPO_SEED, count=2000, n=8), most=4)
+    pairs = preference_pairs(judged_samples(place, "mini-math-ref", DPO_SEED, count=1600, n=8), most=4)
     pairs = with_reference(reference, pairs)
     policy = load_policy(place.weights / "mini-math-ref")
     size = 64
@@ -236,11 +234,7 @@ def preference_pairs(samples: Sequence[Judged], most: int) -> list[Pair]:
     groups: dict[int, tuple[list[Row], list[Row]]] = {}
     for sample in samples:
         groups.setdefault(sample.group, ([], []))[sample.correct].append(sample)
-    pairs = [
-        Pair(r, w)
-        for wrong, right in groups.values()
-        for r, w in list(zip(right, wrong, strict=False))[:most]
-    ]
+    pairs = [Pair(r, w) for wrong, right in groups.values() for r, w in list(zip(right, wrong, strict=False))[:most]]
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))
     return [pairs[i] for i in order.tolist()]
 
@@ -270,9 +264,7 @@ STAGES: dict[str, Callable[[Place], object]] = {
 
 def main() -> None:
     """Run one stage or all of them."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("mini-runs"), help="checkpoints and samples")
     parser.add_argument("--weights", type=Path, default=WEIGHTS, help="where finished models are exported")
     parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")

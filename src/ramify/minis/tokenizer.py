@@ -56,9 +56,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
         "model_max_length": CONTEXT,
     }
-    ids = {
-        f"{name}_token_id": SPECIAL.index(token) for name, token in (("bos", BOS), ("eos", EOS), ("pad", PAD))
-    }
+    ids = {f"{name}_token_id": SPECIAL.index(token) for name, token in (("bos", BOS), ("eos", EOS), ("pad", PAD))}
     for name, content in (("tokenizer_config", config), ("generation_config", ids)):
         (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
 

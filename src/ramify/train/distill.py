@@ -10,9 +10,7 @@ from ramify.train.data import Row, pad
 from ramify.train.loop import LoopConfig, train
 from ramify.train.models import Trunk
 
-TokenLoss = Callable[
-    [Tensor, Tensor], Tensor
-]  # draft and target log-probabilities [tokens, V] -> loss [tokens]
+TokenLoss = Callable[[Tensor, Tensor], Tensor]  # draft and target log-probabilities [tokens, V] -> loss [tokens]
 
 
 def forward_kl(logp_NV: Tensor, logq_NV: Tensor) -> Tensor:

@@ -42,9 +42,7 @@ class Entanglement:
         return self.inner / (self.chosen_square * self.rejected_square) ** 0.5
 
 
-def entanglement(
-    chosen_grad: Tensor, rejected_grad: Tensor, d_w: float = 1.0, d_l: float = 1.0
-) -> Entanglement:
+def entanglement(chosen_grad: Tensor, rejected_grad: Tensor, d_w: float = 1.0, d_l: float = 1.0) -> Entanglement:
     """What the step theta += d_w g_w - d_l g_l does to log pi(y_w) and log pi(y_l), to first order.
 
     `chosen_grad`, `rejected_grad`: flat gradients of the two log-probabilities; d_w, d_l >= 0: how fast the loss

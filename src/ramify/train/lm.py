@@ -22,9 +22,7 @@ def lm_loss(model: Trunk, rows: Sequence[Row], prompt_weight: float) -> tuple[Te
     answer_BT = (position_T >= prompt_B1) & (position_T < length_B1)
     weight_BT = answer_BT.float() + prompt_weight * (position_T < prompt_B1)
     logits_BTV = model(input_ids=ids_BT[:, :-1], use_cache=False).logits
-    loss_BT = F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none").view(
-        B, T - 1
-    )
+    loss_BT = F.cross_entropy(logits_BTV.flatten(0, 1), ids_BT[:, 1:].flatten(), reduction="none").view(B, T - 1)
     answers = answer_BT.sum()
     return (loss_BT * weight_BT).sum() / answers, float((loss_BT.detach() * answer_BT).sum() / answers)
 

@@ -25,16 +25,14 @@ class LoopConfig:
     matrix_lr: float = 0.02
     other_lr: float = 0.003
     warmup: int = 20
-    decay: float = 0.4
+    decay: float = 0.35
     clip: float = 1.0
     seed: int = 0
     save_seconds: float = 120.0
     log_every: int = 20
 
 
-LossOfStep = Callable[
-    [int], tuple[Tensor, dict[str, float]]
-]  # step number -> loss to minimise, numbers to log
+LossOfStep = Callable[[int], tuple[Tensor, dict[str, float]]]  # step number -> loss to minimise, numbers to log
 
 
 def train(model: nn.Module, loss_of_step: LossOfStep, config: LoopConfig, run: Path,
