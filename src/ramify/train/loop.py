@@ -22,6 +22,7 @@ class LoopConfig:
     """How long and how fast to train. Rates are peaks; `decay` is the share of steps spent cooling down."""
 
     steps: int
+    stop: int | None = None  # the step to end at, if the schedule should not be run to its end
     matrix_lr: float = 0.02
     other_lr: float = 0.003
     warmup: int = 20
@@ -48,7 +49,8 @@ def train(model: nn.Module, loss_of_step: LossOfStep, config: LoopConfig, run: P
     start = load_checkpoint(run, model, optimisers)
     model.train()
     saved = began = time.monotonic()
-    for step in range(start, config.steps):
+    last = config.stop or config.steps
+    for step in range(start, last):
         factor = schedule(step, config.steps, warmup=config.warmup, decay=config.decay)
         for optimiser in optimisers:
             optimiser.zero_grad(set_to_none=True)
@@ -63,14 +65,14 @@ def train(model: nn.Module, loss_of_step: LossOfStep, config: LoopConfig, run: P
         done = step + 1
         if worker()[0]:
             continue
-        if done % config.log_every == 0 or done == config.steps:
+        if done % config.log_every == 0 or done == last:
             row = {"step": done, "loss": round(loss.item(), 5), "grad_norm": round(norm.item(), 4), **numbers}
             row["seconds"] = round(time.monotonic() - began, 1)
             with (run / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps(row) + "\n")
             progress = " ".join(f"{name}={value}" for name, value in row.items())
-            log.info("%s %d/%d %s", run.name, done, config.steps, progress)
-        if time.monotonic() - saved > config.save_seconds or done == config.steps:
+            log.info("%s %d/%d %s", run.name, done, last, progress)
+        if time.monotonic() - saved > config.save_seconds or done == last:
             save_checkpoint(run, model, optimisers, done)
             saved = time.monotonic()
             if after_save is not None:
