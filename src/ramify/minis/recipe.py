@@ -69,7 +69,7 @@ TARGET_LOOP = LoopConfig(steps=660, stop=601)  # a finished one solves too much 
 SMALL_LOOP = LoopConfig(steps=1400)
 DRAFT_SFT_LOOP = LoopConfig(steps=900, decay=0.1)
 DRAFT_LOOP = LoopConfig(steps=500, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
-REWARD_LOOP = LoopConfig(steps=420, matrix_lr=0.005, other_lr=0.001, decay=0.7)
+REWARD_LOOP = LoopConfig(steps=600, matrix_lr=0.005, other_lr=0.001, decay=0.7)
 DPO_LOOP = LoopConfig(steps=120, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
 
 TOKENS_A_STEP = 6000  # padded tokens, target and reward
@@ -188,7 +188,7 @@ def judged_samples(place: Place, policy: str, seed: int, count: int, n: int) -> 
 
 
 def target_samples(place: Place) -> list[Judged]:
-    return judged_samples(place, "mini-math", REWARD_SEED, count=2500, n=8)
+    return judged_samples(place, "mini-math", REWARD_SEED, count=4500, n=8)
 
 
 def train_reward_model(place: Place) -> None:
