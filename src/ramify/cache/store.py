@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
@@ -18,7 +20,8 @@ class KVStore:
         shape = (num_layers, 2, num_blocks, block_size, kv_heads, head_dim)
         if device == "cpu":
             # numpy's zeros are lazily committed and never hold NaNs that a masked read would spread.
-            self.kv = torch.from_numpy(np.zeros(shape, {torch.float64: np.float64}.get(dtype, np.float32)))
+            zeros = np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)
+            self.kv = torch.from_numpy(zeros).view(dtype).view(shape)
         else:
             self.kv = torch.zeros(shape, dtype=dtype, device=device)
         self._flat = self.kv.view(num_layers, 2, num_blocks * block_size, kv_heads, head_dim)
