@@ -9,7 +9,7 @@ import argparse
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -148,6 +148,11 @@ def publish(place: Place, model: Trunk, name: str) -> None:
     if worker()[0] == 0:
         export(model, place.weights / name)
         save_tokenizer(place.tokenizer, place.weights / name)
+    wait_for_all()
+
+
+def wait_for_all() -> None:
+    """Return once every worker is here."""
     if dist.is_initialized():
         dist.barrier()
 
@@ -155,8 +160,7 @@ def publish(place: Place, model: Trunk, name: str) -> None:
 def make_tokenizer(place: Place) -> None:
     if worker()[0] == 0:
         save_tokenizer(train_tokenizer(), place.out / "tokenizer")
-    if dist.is_initialized():
-        dist.barrier()
+    wait_for_all()
 
 
 def train_target(place: Place) -> None:
@@ -168,23 +172,31 @@ def train_target(place: Place) -> None:
 
 def judged_samples(place: Place, policy: str, seed: int, count: int, n: int) -> list[Judged]:
     """`n` samples of a published policy for each of `count` train-split problems, made once and kept in `out`."""
-    tokenizer, (rank, workers) = place.tokenizer, worker()
-    files = [place.out / "samples" / f"{policy}-{seed}-{r}of{workers}.jsonl" for r in range(workers)]
-    if not files[rank].exists():
-        files[rank].parent.mkdir(parents=True, exist_ok=True)
-        model = load_policy(place.weights / policy)
+    kept = place.out / "samples" / f"{policy}.jsonl"
+    rank, workers = worker()
+    parts = [kept.with_suffix(f".{r}of{workers}") for r in range(workers)]
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
         asked = list(enumerate(islice(problem_stream("train", seed), count)))[rank::workers]
-        lines: list[str] = []
-        for first in range(0, len(asked), 200):
-            part = asked[first : first + 200]
-            tries = attempts(model, tokenizer, [p for _, p in part], n=n, seed=seed + part[0][0])
-            log.info("%s %d/%d %s", files[rank].name, first + len(part), len(asked), pass_rates(tries))
-            for (number, _), group in zip(part, tries, strict=True):
-                lines += [json.dumps([a.ids, a.prompt, a.correct, number]) for a in group]
-        files[rank].write_text("\n".join(lines) + "\n")
-    if dist.is_initialized():
-        dist.barrier()
-    return [Judged(*json.loads(line)) for file in files for line in file.read_text().splitlines()]
+        parts[rank].write_text("".join(sample_lines(place, policy, seed, asked, n)))
+        wait_for_all()
+        if rank == 0:
+            kept.write_text("".join(part.read_text() for part in parts))
+    wait_for_all()
+    return [Judged(*json.loads(line)) for line in kept.read_text().splitlines()]
+
+
+def sample_lines(
+    place: Place, policy: str, seed: int, asked: Sequence[tuple[int, Problem]], n: int, size: int = 200
+) -> Iterator[str]:
+    """JSON lines [ids, prompt length, right, problem number] of `n` samples for each numbered problem."""
+    tokenizer, model = place.tokenizer, load_policy(place.weights / policy)
+    for first in range(0, len(asked), size):
+        part = asked[first : first + size]
+        tries = attempts(model, tokenizer, [problem for _, problem in part], n=n, seed=seed + part[0][0])
+        log.info("%s %d/%d %s", policy, first + len(part), len(asked), pass_rates(tries))
+        for (number, _), group in zip(part, tries, strict=True):
+            yield from (json.dumps([a.ids, a.prompt, a.correct, number]) + "\n" for a in group)
 
 
 def target_samples(place: Place) -> list[Judged]:
