@@ -34,7 +34,8 @@ def render_chat(
             tools=None, documents=None, **special,
         )  # fmt: skip
     except (jinja2.TemplateError, TypeError, ValueError) as error:
-        raise PromptError("messages that the chat template accepts", str(error), "change their roles or order") from None
+        needed = "messages that the chat template accepts"
+        raise PromptError(needed, str(error), "change their roles or order") from None
 
 
 @lru_cache(maxsize=16)
@@ -63,7 +64,7 @@ def _to_json(
 class _Generation(Extension):
     """`{% generation %}` marks the assistant's words for training; here it is transparent."""
 
-    tags = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
 
     def parse(self, parser: Parser) -> list[Node]:
         next(parser.stream)

@@ -14,6 +14,9 @@ class ScalarHead(nn.Module):
         self.weight = nn.Parameter(weight_1D, requires_grad=False)
 
     def forward(self, hidden_KD: Tensor) -> Tensor:
-        """value_K in float32 (float64 for a float64 model), unbounded; the reward of a text is the value at its last token."""
+        """value_K in float32 (float64 for a float64 model), unbounded.
+
+        The reward of a text is the value at its last token.
+        """
         value_K = hidden_KD @ self.weight[0]
         return value_K.to(torch.promote_types(value_K.dtype, torch.float32))

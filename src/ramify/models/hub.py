@@ -31,11 +31,15 @@ def find_folder(name_or_path: str) -> Path:
     return _download(name_or_path)
 
 
+def embedded_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in EMBEDDED.glob("*/config.json"))
+
+
 def _embedded(name: str) -> Path:
     if (EMBEDDED / name).is_dir():
         return EMBEDDED / name
-    shipped = sorted(path.name for path in EMBEDDED.glob("*/")) if EMBEDDED.is_dir() else []
-    raise ModelError(f"an embedded model among {shipped}", repr(name), "choose one of them or pass a folder")
+    raise ModelError(f"an embedded model among {embedded_models()}", repr(name), "choose one of them or pass a folder")
 
 
 def _download(repo: str) -> Path:

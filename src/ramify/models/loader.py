@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ramify.errors import ModelError
 from ramify.models.config import ModelConfig, parse_config
-from ramify.models.decoder import Decoder
+from ramify.models.decoder import Decoder, Norm
 from ramify.models.files import read_json
 from ramify.models.heads import ScalarHead
 from ramify.models.hub import find_folder
@@ -23,6 +23,8 @@ from ramify.models.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 AGAIN = "download the model again"
+MISFIT = "check that config.json belongs to the weights"
+Tensors = dict[str, Any]  # name -> the open file that holds it
 
 
 @dataclass(slots=True)
@@ -72,31 +74,18 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
         tensors = _open(folder, opened)
         scalar = _scalar_head(tensors, config, folder, DTYPES[dtype], device) if head else None
         decoder = _decoder(tensors, config, folder, DTYPES[dtype], device, reward=head)
-    return Model(str(name_or_path), decoder, tokenizer, scalar, folder, _warnings(raw, config))
+    warnings = []
+    if config.tie_embeddings and not decoder.config.tie_embeddings:
+        warnings.append("config.json ties the vocabulary projection, but the file holds another one, which is used")
+    if (stated := raw.get("max_position_embeddings", 0)) > config.max_positions:
+        warnings.append(f"positions end at {config.max_positions}, not {stated}: beyond, cached keys would turn anew")
+    return Model(str(name_or_path), decoder, tokenizer, scalar, folder, warnings)
 
 
-def _warnings(raw: dict[str, Any], config: ModelConfig) -> list[str]:
-    stated = raw.get("max_position_embeddings", config.max_positions)
-    if stated <= config.max_positions:
-        return []
-    return [f"positions end at {config.max_positions}, not {stated}: longer texts would turn cached keys anew"]
-
-
-def _open(folder: Path, opened: ExitStack) -> dict[str, Any]:
+def _open(folder: Path, opened: ExitStack) -> Tensors:
     """Every tensor's name and the open file that holds it. Opening checks a file's header and size."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-    else:
-        shards = ["model.safetensors"]
-    missing = [shard for shard in shards if not (folder / shard).is_file()]
-    if missing or not shards:
-        pickled = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        do = "convert it: AutoModel.from_pretrained(...).save_pretrained(...)" if pickled else AGAIN
-        got = "pickled weights, which are never opened" if pickled else f"no {', '.join(missing[:3]) or 'weights'}"
-        raise ModelError(f"safetensors weights in {folder}", got, do)
-    tensors: dict[str, Any] = {}
-    for shard in shards:
+    tensors: Tensors = {}
+    for shard in _shards(folder):
         try:
             file = opened.enter_context(safe_open(folder / shard, framework="pt"))
         except (SafetensorError, OSError) as error:
@@ -105,39 +94,62 @@ def _open(folder: Path, opened: ExitStack) -> dict[str, Any]:
     return tensors
 
 
-def _scalar_head(
-    tensors: dict[str, Any], config: ModelConfig, folder: Path, dtype: torch.dtype, device: str
-) -> ScalarHead:
+def _shards(folder: Path) -> list[str]:
+    """Names of the weight files, all of them present."""
+    index = folder / "model.safetensors.index.json"
+    shards = ["model.safetensors"]
+    if index.is_file():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+    missing = [shard for shard in shards if not (folder / shard).is_file()]
+    if shards and not missing:
+        return shards
+    needed = f"safetensors weights in {folder}"
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
+        do = "convert them with AutoModel.from_pretrained(...).save_pretrained(...)"
+        raise ModelError(needed, "pickled weights, which are never opened", do)
+    raise ModelError(needed, f"no {', '.join(missing[:3]) or 'file in the index'}", AGAIN)
+
+
+def _scalar_head(tensors: Tensors, config: ModelConfig, folder: Path, dtype: torch.dtype, device: str) -> ScalarHead:
     """Take `score.weight` out of `tensors`."""
     file = tensors.pop("score.weight", None)
     shape = None if file is None else tuple(file.get_slice("score.weight").get_shape())
     if file is None or shape != (1, config.hidden_size):
-        got = "no score.weight" if shape is None else f"{shape[0]} labels"
-        do = "use a sequence classifier saved with num_labels=1"
-        raise ModelError(f"a scalar reward head in {folder}", got, do)
+        got = "no score.weight" if shape is None else f"score.weight of shape {shape}"
+        raise ModelError(f"a scalar reward head in {folder}", got, "use a sequence classifier saved with num_labels=1")
     tensors.pop("lm_head.weight", None)  # some reward models keep the projection they were trained from
     return ScalarHead(file.get_tensor("score.weight").to(device, dtype))
 
 
+def _untied(tensors: Tensors, config: ModelConfig, bare: bool) -> ModelConfig:
+    """Believe the file where it holds a vocabulary projection of its own that the config calls tied."""
+    if not config.tie_embeddings or "lm_head.weight" not in tensors:
+        return config
+    [embed] = file_names("embed.weight", config, bare)
+    if embed in tensors and torch.equal(_read(tensors, embed), _read(tensors, "lm_head.weight")):
+        del tensors["lm_head.weight"]
+        return config
+    return replace(config, tie_embeddings=False)
+
+
 def _decoder(
-    tensors: dict[str, Any], config: ModelConfig, folder: Path, dtype: torch.dtype, device: str, reward: bool
+    tensors: Tensors, config: ModelConfig, folder: Path, dtype: torch.dtype, device: str, reward: bool
 ) -> Decoder:
-    """Fill a decoder's parameters, one tensor in memory beside them at a time."""
+    """A decoder with every parameter filled and every tensor used; one tensor at a time is held beside it."""
+    bare = not any(name.startswith(("model.", "transformer.")) for name in tensors)
+    config = _untied(tensors, config, bare)
     with torch.device("meta"):
         decoder = Decoder(config, vocabulary=not reward)
     decoder = decoder.to(dtype).to_empty(device=device).requires_grad_(False)
-    bare = not any(name.startswith(("model.", "transformer.")) for name in tensors)
     plan = {name: file_names(name, config, bare) for name, _ in decoder.named_parameters()}
     wanted = {name for names in plan.values() for name in names}
     found = {name for name in tensors if not IGNORED.search(name)}
-    if config.tie_embeddings and "lm_head.weight" in found:
-        found -= {"lm_head.weight"}
-    _complain(f"the tensors of a {config.model_type} model in {folder}", "no", wanted - found)
-    _complain(f"only the tensors of a {config.model_type} model in {folder}", "also", found - wanted)
+    _complain(f"all tensors of a {config.model_type} model in {folder}", "no", wanted - found)
+    _complain(f"only tensors of a {config.model_type} model in {folder}", "also", found - wanted)
     for name, parameter in decoder.named_parameters():
         _fill(parameter, plan[name], tensors, stored_transposed(name, config))
-        if "norm" in name.split(".")[-2] or "_in." in name or "_out." in name:
-            parameter += config.norm_offset
+    for norm in (module for module in decoder.modules() if isinstance(module, Norm)):
+        norm.weight.add_(config.norm_offset)
     return decoder
 
 
@@ -145,21 +157,25 @@ def _complain(needed: str, word: str, names: Iterable[str]) -> None:
     first = sorted(names)
     if first:
         more = f" and {len(first) - 3} more" if len(first) > 3 else ""
-        raise ModelError(needed, f"{word} {', '.join(first[:3])}{more}", "check that config.json belongs to the weights")
+        raise ModelError(needed, f"{word} {', '.join(first[:3])}{more}", MISFIT)
 
 
-def _fill(parameter: Tensor, names: list[str], tensors: dict[str, Any], transposed: bool) -> None:
+def _fill(parameter: Tensor, names: list[str], tensors: Tensors, transposed: bool) -> None:
     """Stack the named tensors into `parameter`, converting as they are copied."""
     row = 0
     for name in names:
-        tensor = tensors[name].get_tensor(name)
+        tensor = _read(tensors, name)
         tensor = tensor.T if transposed else tensor
         part = parameter[row : row + len(tensor)]
         if part.shape != tensor.shape or not tensor.is_floating_point():
-            got = f"{tuple(tensor.shape)} of {tensor.dtype}"
-            raise ModelError(f"{name} to fill {tuple(part.shape)}", got, "check that config.json belongs to the weights")
+            shape = (len(parameter), *parameter.shape[1:])
+            raise ModelError(f"{name} as part of {shape} floats", f"{tuple(tensor.shape)} of {tensor.dtype}", MISFIT)
         part.copy_(tensor)
         row += len(tensor)
     if row != len(parameter):
-        got = f"{row} rows of {len(parameter)}"
-        raise ModelError(f"{', '.join(names)} to fill a parameter", got, "check that config.json belongs to the weights")
+        raise ModelError(f"{len(parameter)} rows from {', '.join(names)}", str(row), MISFIT)
+
+
+def _read(tensors: Tensors, name: str) -> Tensor:
+    tensor: Tensor = tensors[name].get_tensor(name)
+    return tensor

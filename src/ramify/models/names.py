@@ -9,8 +9,9 @@ from ramify.models.config import ModelConfig
 # buffers that older files carry along; they follow from the config
 IGNORED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$")
 
+_Table = dict[str, tuple[str, ...]]
 # our module: the file's modules, stacked along the output dimension in this order
-_LLAMA = {
+_LLAMA: _Table = {
     "embed": ("embed_tokens",),
     "norm": ("norm",),
     "attention.qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -22,10 +23,10 @@ _LLAMA = {
     "attention_in": ("input_layernorm",),
     "mlp_in": ("post_attention_layernorm",),
 }
-_AFTER = {"attention_out": ("post_attention_layernorm",), "mlp_out": ("post_feedforward_layernorm",)}
-_SANDWICH = _AFTER | {"mlp_in": ("pre_feedforward_layernorm",)}
-_FUSED = {"attention.qkv": ("self_attn.qkv_proj",), "mlp.up": ("mlp.gate_up_proj",)}
-_GPT2 = {
+_AFTER: _Table = {"attention_out": ("post_attention_layernorm",), "mlp_out": ("post_feedforward_layernorm",)}
+_SANDWICH: _Table = {**_AFTER, "mlp_in": ("pre_feedforward_layernorm",)}
+_FUSED: _Table = {"attention.qkv": ("self_attn.qkv_proj",), "mlp.up": ("mlp.gate_up_proj",)}
+_GPT2: _Table = {
     "embed": ("wte",),
     "positions": ("wpe",),
     "norm": ("ln_f",),
@@ -36,7 +37,12 @@ _GPT2 = {
     "attention_in": ("ln_1",),
     "mlp_in": ("ln_2",),
 }
-_DIFFERENT = {"olmo2": _LLAMA | _AFTER, "gemma2": _LLAMA | _SANDWICH, "phi3": _LLAMA | _FUSED, "gpt2": _GPT2}
+_DIFFERENT: dict[str, _Table] = {
+    "olmo2": {**_LLAMA, **_AFTER},
+    "gemma2": {**_LLAMA, **_SANDWICH},
+    "phi3": {**_LLAMA, **_FUSED},
+    "gpt2": _GPT2,
+}
 
 
 def file_names(parameter: str, config: ModelConfig, bare: bool = False) -> list[str]:

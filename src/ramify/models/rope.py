@@ -30,7 +30,7 @@ class Rope:
     max_positions: int
 
 
-def parse_rope(raw: Mapping[str, Any], head_dim: int, default_theta: float) -> Rope:
+def parse_rope(raw: Mapping[str, Any], head_dim: int) -> Rope:
     """The rotation described by a Hugging Face config, `rope_parameters` (new) or `rope_theta` and `rope_scaling`.
 
     Two kinds change their frequencies with the length of the text: "dynamic" and "longrope". Keys already in
@@ -43,7 +43,7 @@ def parse_rope(raw: Mapping[str, Any], head_dim: int, default_theta: float) -> R
     spec = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     kind = spec.get("rope_type", spec.get("type", "default"))
     kind = "longrope" if kind == "su" else kind
-    theta = spec.get("rope_theta", raw.get("rope_theta", default_theta))
+    theta = spec.get("rope_theta", raw.get("rope_theta", 10_000.0))
     partial = spec.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
     longest = raw.get("max_position_embeddings", 2048)
     original = raw.get("original_max_position_embeddings") or spec.get("original_max_position_embeddings", longest)

@@ -35,9 +35,8 @@ class Tokenizer:
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
-            raise ModelError(
-                f"tokenizer.json in {folder}", "none", "save it there: AutoTokenizer.from_pretrained(...).save_pretrained"
-            )
+            do = "save it there with AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+            raise ModelError(f"tokenizer.json in {folder}", "none", do)
         try:
             self.backend = Backend.from_file(str(path))
         except Exception as error:  # the library raises bare Exception
@@ -93,6 +92,15 @@ class Tokenizer:
         if self.bos_id is not None and self.adds_bos and ids[:1] != [self.bos_id]:
             ids.insert(0, self.bos_id)
         return ids
+
+    @cached_property
+    def closing_ids(self) -> list[int]:
+        """What the chat template writes after an assistant's turn; without a template the end-of-sequence id."""
+        if self.template is None:
+            return list(self.eos_ids[:1])
+        mark = "ramify-turn"
+        turns = [{"role": "user", "content": mark}, {"role": "assistant", "content": mark}]
+        return self.encode(self.render(turns, add_generation_prompt=False).rpartition(mark)[2])
 
     @property
     def vocab_size(self) -> int:
