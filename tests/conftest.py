@@ -1,6 +1,27 @@
-"""One thread for torch, here and in every process that a test starts: the machines are small and shared."""
+"""What every test may use. One thread for torch: the machines are small and shared."""
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for every process that a test starts
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+import resource
+from contextlib import contextmanager
+
+import pytest
+
+
+@pytest.fixture
+def disk_of():
+    """`with disk_of(size):` no file can grow beyond so many bytes, as if the disk were full."""
+
+    @contextmanager
+    def limited(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

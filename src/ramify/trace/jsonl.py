@@ -15,8 +15,12 @@ Row = dict[str, Any]
 SHOWN = 60  # characters of a bad line quoted in the error
 
 
-def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
+def read_rows(path: str | Path, *, torn: bool = False) -> Iterator[tuple[int, Row]]:
     """Every object of the file with its line number, counted from 1; blank lines are skipped.
+
+    Args:
+        path: the file.
+        torn: pass over a damaged last line that lacks its line end: a crash left it.
 
     Raises:
         DataError: a file that cannot be read, or a line that is not one JSON object, named by its number.
@@ -24,22 +28,25 @@ def read_rows(path: str | Path) -> Iterator[tuple[int, Row]]:
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, _parse(line, f"{path} line {number}")
+                row = _parse(line)
+                if row is not None:
+                    yield number, row
+                elif line.strip() and not (torn and not line.endswith(b"\n")):
+                    shown = line.decode(errors="replace").strip()
+                    shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
+                    raise DataError(f"one JSON object at {path} line {number}", repr(shown),
+                                    "mend or remove that line")
     except OSError as error:
         raise DataError("a readable file of JSON lines", f"{path}: {error.strerror}", "check the path") from error
 
 
-def _parse(line: bytes, place: str) -> Row:
+def _parse(line: bytes) -> Row | None:
+    """The JSON object on a line, None if it holds anything else."""
     try:
         row = json.loads(line)
     except ValueError:
-        row = None
-    if not isinstance(row, dict):
-        shown = line.decode(errors="replace").strip()
-        shown = shown if len(shown) <= SHOWN else shown[:SHOWN] + "…"
-        raise DataError(f"one JSON object at {place}", repr(shown), "mend or remove that line")
-    return row
+        return None
+    return row if isinstance(row, dict) else None
 
 
 class RowWriter:
@@ -47,7 +54,7 @@ class RowWriter:
 
     Args:
         path: the file; made if missing.
-        append: keep what it holds. A last line without its end, left by a crash, is cut off.
+        append: keep what it holds. A damaged last line without its end, left by a crash, is cut off.
 
     Raises:
         StorageError: the file cannot be written. What was written before stays, ending with a whole line.
@@ -58,7 +65,9 @@ class RowWriter:
         again = append and self.path.is_file()
         try:
             self._file = open(path, "r+b" if again else "wb", buffering=0)  # noqa: SIM115
-            self._end = _whole_lines(self._file.read()) if again else 0
+            self._end = 0
+            if again:
+                self._resume(self._file.read())
             self._cut()
         except OSError as error:
             raise self._failure(error) from error
@@ -86,6 +95,12 @@ class RowWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _resume(self, data: bytes) -> None:
+        """Go to the end of the last whole line; one that lacks just its line end is given it."""
+        self._end = data.rfind(b"\n") + 1
+        if _parse(data[self._end :]) is not None:
+            self._end = len(data) + self._file.write(b"\n")
+
     def _cut(self) -> None:
         """Drop what follows the last whole line."""
         if stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):  # a pipe or a device cannot be cut
@@ -96,7 +111,3 @@ class RowWriter:
         return StorageError(f"room and permission to write {self.path}", error.strerror or str(error),
                             "free some space or name another file; what was written before is kept")
 
-
-def _whole_lines(data: bytes) -> int:
-    """Length of the data up to the last line end."""
-    return data.rfind(b"\n") + 1
