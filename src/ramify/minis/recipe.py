@@ -2,7 +2,7 @@
 
 Two worker processes use two cores better than one process with two threads:
 `torchrun --nproc-per-node 2 -m ramify.minis.recipe`. Every stage resumes where it was stopped; `--out` keeps
-checkpoints and samples. Stages: tokenizer, target, samples, reward, draft, ref, dpo.
+checkpoints and samples. Stages: tokenizer, target, samples, reward, draft, ref, dpo, card.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from tokenizers import Tokenizer
 
-from ramify.minis.evaluate import WEIGHTS, attempts, pass_rates
+from ramify.minis.evaluate import WEIGHTS, attempts, evaluate, pass_rates
 from ramify.minis.problems import Problem, problem_stream
 from ramify.minis.tokenizer import (
     BOS,
@@ -241,6 +241,12 @@ def train_dpo_policy(place: Place) -> None:
     publish(place, policy, "mini-math-dpo")
 
 
+def measure(place: Place) -> None:
+    if worker()[0] == 0:
+        log.info("%s", json.dumps(evaluate(place.weights, count=200, n=16, split="evaluation", seed=0), indent=1))
+    wait_for_all()
+
+
 def preference_pairs(samples: Sequence[Judged], most: int) -> list[Pair]:
     """Right against wrong samples of one problem, up to `most` pairs a problem and no sample twice, shuffled."""
     groups: dict[int, tuple[list[Row], list[Row]]] = {}
@@ -271,6 +277,7 @@ STAGES: dict[str, Callable[[Place], object]] = {
     "draft": train_draft_model,
     "ref": train_reference,
     "dpo": train_dpo_policy,
+    "card": measure,
 }
 
 

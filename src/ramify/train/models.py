@@ -64,7 +64,8 @@ def load_reward(folder: Path) -> Trunk:
 def reward_from_policy(policy: Trunk) -> Trunk:
     """A sequence classifier with one label: the policy's trunk (copied) under a zero scalar head."""
     transformers = transformers_module()
-    config = transformers.LlamaConfig.from_dict({**policy.config.to_dict(), "num_labels": 1})
+    config = transformers.LlamaConfig.from_dict(policy.config.to_dict())
+    config.num_labels = 1
     model = transformers.LlamaForSequenceClassification(config)
     model.model.load_state_dict(policy.model.state_dict())
     nn.init.zeros_(model.score.weight)
