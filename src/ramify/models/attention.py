@@ -21,6 +21,12 @@ def attention(
 
     Query head h reads key head h // (H / G). A query that sees no key gets finite numbers without meaning.
     """
+    rows, queries, heads, width = q_RQHd.shape
+    shared = heads // k_RCGd.shape[2]
+    if queries == 1 and shared > 1:
+        # One query: the heads that share a key head are its queries, and every key is read once.
+        folded = q_RQHd.reshape(rows, -1, shared, width).transpose(1, 2)
+        return attention(folded, k_RCGd, v_RCGd, mask_RQC, scale, softcap).transpose(1, 2).reshape_as(q_RQHd)
     q, k, v = (x.transpose(1, 2) for x in (q_RQHd, k_RCGd, v_RCGd))
     mask = mask_RQC[:, None]
     if softcap is None:
