@@ -68,6 +68,30 @@ def test_env_reports_versions_threads_and_paths(ramify):
     assert code == 0 and package.__version__ in out and "torch threads" in out
 
 
+@pytest.fixture
+def tiny_demo(ramify, model, reward, monkeypatch):
+    """`ramify demo` with the tiny model in place of the embedded one."""
+    load = package.load
+    monkeypatch.setattr(package, "load", lambda name: load(model, reward=reward))
+    return lambda *args: ramify("demo", "--problems", 2, "-n", 4, "--max-tokens", 8, *args)
+
+
+def test_demo_compares_four_methods(tiny_demo):
+    code, out, _ = tiny_demo()
+    assert code == 0 and out.count("Problem ") == 2 and out.count("wrong") == 8 and "★" in out
+    assert all(out.count(method) >= 3 for method in ("sample", "best_of_n", "speculative_rejection", "treebon"))
+
+
+def test_demo_totals_add_up(tiny_demo):
+    told = json.loads(tiny_demo("--json")[1])
+    for method, total in told["totals"].items():
+        rows = [row for row in told["results"] if row["method"] == method]
+        assert len(rows) == total["problems"] == 2 and total["correct"] == sum(row["correct"] for row in rows)
+        assert total["forward_tokens"] == sum(sum(row["forward_tokens"].values()) for row in rows)
+        assert total["flops"] == sum(row["flops"] for row in rows)
+        assert all(("reward" in row["forward_tokens"]) == (method != "sample") for row in rows)
+
+
 def commands():
     """Every command and subcommand of the application, as (argument list, whether it is a group)."""
 

@@ -17,6 +17,7 @@ from ramify.cli.output import notes, say, say_json
 from ramify.cli.prompts import read_jobs
 from ramify.errors import OptionError, RamifyError
 from ramify.trace import Trace
+from ramify.trace.view import plural
 from ramify.types import ROLES, Result, SamplingParams
 
 if TYPE_CHECKING:
@@ -108,6 +109,6 @@ def headline(result: Result) -> str:
     """What it took, in a line, and one more for each warning."""
     reward = "" if result.reward is None else f" · reward {result.reward:+.3f}"
     tokens = " + ".join(f"{result.usage.role(role).tokens} {role}" for role in ROLES if result.usage.role(role).calls)
-    lines = [f"{result.method}{reward} · {len(result.candidates)} candidates · {tokens} tokens · "
+    lines = [f"{result.method}{reward} · {plural(len(result.candidates), 'candidate')} · {tokens} tokens · "
              f"{result.usage.flops:.3g} FLOPs · {result.usage.wall_seconds:.2f} s"]
     return "\n".join(lines + [f"warning: {warning}" for warning in result.warnings])

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import ramify
+from ramify.cli.demo import demo
 from ramify.cli.env import env
 from ramify.cli.generate import generate
 from ramify.cli.methods import methods
@@ -34,7 +35,7 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
     """Better and cheaper answers from a language model at inference time."""
 
 
-for command in (generate, view, methods, env):
+for command in (generate, view, methods, demo, env):
     app.command()(command)
 app.add_typer(theory)
 

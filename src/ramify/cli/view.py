@@ -30,4 +30,5 @@ def view(
     elif len(requests) > 1:
         screen().print(overview(requests))
     else:
-        screen().print(tree(requests[0]), footer(requests[0]))
+        for part in (tree(requests[0]), "", footer(requests[0])):
+            screen().print(part)

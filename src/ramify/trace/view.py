@@ -54,7 +54,7 @@ def overview(requests: list[Traced]) -> Table:
 def tree(request: Traced) -> Tree:
     """The candidates under their prompt; the chosen path is green and starred."""
     title = Text(request.method or "request", style="bold")
-    title.append(f"  {len(request.leaves)} candidates, {request.num_events} events", style="dim")
+    title.append(f"  {plural(len(request.leaves), 'candidate')}, {plural(request.num_events, 'event')}", style="dim")
     if request.prompt:
         title.append("\n" + request.prompt.strip())
     root = Tree(title, guide_style="dim")
@@ -90,16 +90,21 @@ def footer(request: Traced) -> Table | Text:
     if request.result is None:
         return Text("no result: the run was interrupted", style="yellow")
     usage = request.result["usage"]
-    table = Table(box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left",
+    table = Table(box=box.SIMPLE_HEAD, title="forward tokens", title_justify="left", caption_justify="left",
                   caption=f"{usage['flops']:.3g} FLOPs · peak {usage['peak_kv_tokens']} KV tokens · "
                           f"{usage['wall_seconds']:.2f} s")
-    table.add_column("forward tokens")
+    table.add_column("model")
     for count in COUNTS:
-        table.add_column(count, justify="right")
+        table.add_column(count, justify="right", no_wrap=True)
     for role in ROLES:
         if page := usage.get(role):
             table.add_row(role, *(str(page.get(count, 0)) for count in COUNTS))
     return table
+
+
+def plural(count: int, noun: str) -> str:
+    """Such as `1 event` and `2 events`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _forward_tokens(request: Traced) -> int:
