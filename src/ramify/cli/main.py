@@ -13,6 +13,7 @@ from ramify.cli.env import env
 from ramify.cli.generate import generate
 from ramify.cli.methods import methods
 from ramify.cli.output import complain, say
+from ramify.cli.reward import app as reward
 from ramify.cli.theory import app as theory
 from ramify.cli.view import view
 from ramify.errors import RamifyError, UserError
@@ -37,6 +38,7 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 for command in (generate, view, methods, demo, env):
     app.command()(command)
+app.add_typer(reward)
 app.add_typer(theory)
 
 
