@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ramify.models.config import ModelConfig
-from ramify.models.linear import Linear
+from ramify.models.linear import Linear, packable
 from ramify.models.rope import angles, rotate
 
 Angles = tuple[Tensor, Tensor] | None
@@ -109,7 +109,10 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A language model's trunk and its vocabulary projection. Parameters start uninitialised."""
+    """A language model's trunk and its vocabulary projection. Parameters start uninitialised.
+
+    num_parameters: all weights; a tied vocabulary projection counts once.
+    """
 
     def __init__(self, config: ModelConfig, vocabulary: bool = True) -> None:
         """`vocabulary` False leaves the projection out: a reward model has none."""
@@ -122,6 +125,7 @@ class Decoder(nn.Module):
         own = vocabulary and not config.tie_embeddings
         self.head = Linear(config.hidden_size, config.vocab_size, bias=False) if own else None
         self.tied = vocabulary and config.tie_embeddings
+        self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
         self.inv_freq = torch.tensor(config.rope.inv_freq, device="cpu") if config.rope else None
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
@@ -153,15 +157,25 @@ class Decoder(nn.Module):
         cap = self.config.logit_softcap
         return logits_KV if cap is None else torch.tanh(logits_KV / cap) * cap
 
+    def pack(self) -> Decoder:
+        """Lay the projections out for speed, where this machine can; weights can no longer be read or trained.
+
+        Memory stays the same, but for a tied vocabulary projection: the embedding table has to stay as it is.
+        """
+        if not packable(self.embed.weight):
+            return self
+        if self.tied:
+            self.head = Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+            self.head.weight = self.embed.weight
+        for module in self.modules():
+            if isinstance(module, Linear):
+                module.pack()
+        return self
+
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         return self.embed.weight.dtype
-
-    @property
-    def num_parameters(self) -> int:
-        """All weights; a tied vocabulary projection counts once."""
-        return sum(p.numel() for p in self.parameters())
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -79,7 +79,7 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
         warnings.append("config.json ties the vocabulary projection, but the file holds another one, which is used")
     if (stated := raw.get("max_position_embeddings", 0)) > config.max_positions:
         warnings.append(f"positions end at {config.max_positions}, not {stated}: beyond, cached keys would turn anew")
-    return Model(str(name_or_path), decoder, tokenizer, scalar, folder, warnings)
+    return Model(str(name_or_path), decoder.pack(), tokenizer, scalar, folder, warnings)
 
 
 def _open(folder: Path, opened: ExitStack) -> Tensors:

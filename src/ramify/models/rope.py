@@ -113,14 +113,16 @@ def _longrope_scale(spec: Mapping[str, Any], original: int, longest: int) -> flo
 
 
 def angles(inv_freq_r: Tensor, scale: float, positions_T: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos_T1r and sin_T1r for the given positions, computed in float32 (float64 for a float64 model)."""
+    """cos_T1c and signed sin_T1c of the c = 2r rotated channels, in float32 (float64 for a float64 model) at first."""
     wide = torch.promote_types(dtype, torch.float32)
     angle_T1r = positions_T.to(wide)[:, None, None] * inv_freq_r.to(wide)
-    return (angle_T1r.cos() * scale).to(dtype), (angle_T1r.sin() * scale).to(dtype)
+    cos_T1r, sin_T1r = (angle_T1r.cos() * scale).to(dtype), (angle_T1r.sin() * scale).to(dtype)
+    return torch.cat((cos_T1r, cos_T1r), -1), torch.cat((-sin_T1r, sin_T1r), -1)
 
 
-def rotate(x_THd: Tensor, cos_T1r: Tensor, sin_T1r: Tensor) -> Tensor:
-    """Turn pair i, which is channels (i, i + r), by its angle; channels beyond 2r pass through."""
-    r = cos_T1r.shape[-1]
-    left, right, rest = x_THd[..., :r], x_THd[..., r : 2 * r], x_THd[..., 2 * r :]
-    return torch.cat((left * cos_T1r - right * sin_T1r, right * cos_T1r + left * sin_T1r, rest), -1)
+def rotate(x_THd: Tensor, cos_T1c: Tensor, sin_T1c: Tensor) -> Tensor:
+    """Turn pair i, which is channels (i, i + r), by its angle; channels beyond c = 2r pass through."""
+    c = cos_T1c.shape[-1]
+    turned = x_THd[..., :c]
+    turned = torch.addcmul(turned * cos_T1c, turned.roll(c // 2, -1), sin_T1c)
+    return turned if c == x_THd.shape[-1] else torch.cat((turned, x_THd[..., c:]), -1)
