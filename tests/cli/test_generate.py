@@ -116,9 +116,9 @@ def test_an_interrupt_keeps_what_is_finished(generate, tmp_path, monkeypatch):
 
 
 def test_ctrl_c_for_real(tmp_path, model, reward):
-    prompts, out = write_prompts(tmp_path / "p.jsonl", 400), tmp_path / "out.jsonl"
+    prompts, out = write_prompts(tmp_path / "p.jsonl", 2000), tmp_path / "out.jsonl"
     command = [sys.executable, "-c", "from ramify.cli.main import run; run()", "generate", "--model", model,
-               "--reward", reward, "--prompts", str(prompts), "--out", str(out), "-n", "64", "--max-tokens", "100"]
+               "--reward", reward, "--prompts", str(prompts), "--out", str(out), "-n", "16", "--max-tokens", "16"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not (out.exists() and out.stat().st_size):
             time.sleep(0.05)
@@ -126,8 +126,8 @@ def test_ctrl_c_for_real(tmp_path, model, reward):
         _, err = process.communicate()
     assert process.returncode == 130 and "Traceback" not in err
     kept = ids(out)
-    assert 0 < len(kept) == len(set(kept)) < 400
-    assert f"interrupted: {len(kept)} of 400 prompts answered" in " ".join(err.split())
+    assert 0 < len(kept) == len(set(kept)) < 2000
+    assert f"interrupted: {len(kept)} of 2000 prompts answered" in " ".join(err.split())
 
 
 def test_a_prompt_that_fails_is_reported_and_tried_again(generate, tmp_path):
