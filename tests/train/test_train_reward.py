@@ -52,3 +52,18 @@ def test_same_model_under_transformers_pooling(make_model):
         ours = final_scores(scores(model, rows), rows)
         theirs = model(input_ids=torch.tensor([row.ids for row in rows])).logits[:, 0]
     assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_new_layers_start_as_the_identity_and_alone_learn(make_model, tmp_path):
+    policy, rows = make_model(), answers()
+    ids = torch.tensor([rows[0].ids])
+    model = reward_from_policy(policy, extra_layers=1, frozen=True)
+    with torch.inference_mode():
+        before = [m.model(input_ids=ids).last_hidden_state for m in (policy, model)]
+    assert torch.equal(*before)
+    config = LoopConfig(steps=10, matrix_lr=0.01, other_lr=0.01, warmup=3)
+    train_reward(model, lambda step: rows, config, tmp_path)
+    old = policy.model.state_dict()
+    changed = {name for name, weight in model.model.state_dict().items()
+               if name not in old or not torch.equal(weight, old[name])}  # fmt: skip
+    assert changed and all(name.startswith(("layers.2.", "norm.")) for name in changed)

@@ -9,8 +9,9 @@ import argparse
 import json
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -66,10 +67,11 @@ SMALL = Size(hidden=128, inner=384, layers=5, heads=4, kv_heads=2)  # 1.1 M: ref
 DRAFT = Size(hidden=128, inner=384, layers=3, heads=4, kv_heads=2)  # 0.7 M
 
 TARGET_LOOP = LoopConfig(steps=660, stop=601)  # a finished one solves too much for a search to add anything
-SMALL_LOOP = LoopConfig(steps=1400)
+SMALL_LOOP = LoopConfig(steps=1000)
 DRAFT_SFT_LOOP = LoopConfig(steps=900, decay=0.1)
-DRAFT_LOOP = LoopConfig(steps=500, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
-REWARD_LOOP = LoopConfig(steps=600, matrix_lr=0.005, other_lr=0.001, decay=0.7)
+DRAFT_LOOP = LoopConfig(steps=200, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
+REWARD_LOOP = LoopConfig(steps=360, matrix_lr=0.01, other_lr=0.003, decay=0.6)
+JUDGING_LAYERS = 2  # on top of the trunk of a finished target
 DPO_LOOP = LoopConfig(steps=120, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
 
 TOKENS_A_STEP = 6000  # padded tokens, target and reward
@@ -204,8 +206,15 @@ def target_samples(place: Place) -> list[Judged]:
 
 
 def train_reward_model(place: Place) -> None:
-    rows = target_samples(place)
-    model = reward_from_policy(load_policy(place.weights / "mini-math"))
+    """The judge is the target's training run to its end, frozen, under new layers that learn to spot mistakes."""
+    rows, tokenizer = target_samples(place), place.tokenizer
+    run = place.out / "reward-trunk"
+    if worker()[0] == 0 and not run.exists():
+        shutil.copytree(place.out / "target", run)
+    wait_for_all()
+    trunk = new_model(tokenizer, TARGET)
+    train_lm(trunk, fresh_problems(tokenizer, TOKENS_A_STEP), replace(TARGET_LOOP, stop=None), run)
+    model = reward_from_policy(trunk, extra_layers=JUDGING_LAYERS, frozen=True)
     train_reward(model, epochs(rows, TOKENS_A_STEP), REWARD_LOOP, place.out / "reward")
     publish(place, model, "mini-math-reward")
 

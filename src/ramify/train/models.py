@@ -61,14 +61,24 @@ def load_reward(folder: Path) -> Trunk:
     return classifier.from_pretrained(folder, dtype=torch.float32).eval()
 
 
-def reward_from_policy(policy: Trunk) -> Trunk:
-    """A sequence classifier with one label: the policy's trunk (copied) under a zero scalar head."""
+def reward_from_policy(policy: Trunk, *, extra_layers: int = 0, frozen: bool = False) -> Trunk:
+    """A sequence classifier with one label: a copy of the policy's trunk under a zero scalar head.
+
+    `extra_layers` new layers that start as the identity sit between the two: they can compare each token with what
+    the trunk predicted for its place. With `frozen`, only they, the last norm and the head will learn.
+    """
     transformers = transformers_module()
     config = transformers.LlamaConfig.from_dict(policy.config.to_dict())
-    config.num_labels = 1
+    old = config.num_hidden_layers
+    config.num_labels, config.num_hidden_layers = 1, old + extra_layers
     model = transformers.LlamaForSequenceClassification(config)
-    model.model.load_state_dict(policy.model.state_dict())
+    model.model.load_state_dict(policy.model.state_dict(), strict=not extra_layers)
+    for layer in model.model.layers[old:]:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
     nn.init.zeros_(model.score.weight)
+    for part in (model.model.embed_tokens, model.model.layers[:old]):
+        part.requires_grad_(not frozen)
     return model
 
 

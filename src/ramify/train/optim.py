@@ -56,6 +56,8 @@ def make_optimisers(model: nn.Module, *, matrix_lr: float, other_lr: float) -> l
     matrices: list[Tensor] = []
     others: list[Tensor] = []
     for name, weight in model.named_parameters():
+        if not weight.requires_grad:
+            continue
         (matrices if ".layers." in name and weight.ndim == 2 else others).append(weight)
     optimisers: list[torch.optim.Optimizer] = [
         Muon(matrices, lr=matrix_lr),
