@@ -15,7 +15,8 @@ def chi_square(counts: Mapping[Hashable, int], law: Mapping[Hashable, float], le
     total = sum(counts.values())
     if any(law.get(outcome, 0.0) == 0.0 for outcome, count in counts.items() if count):
         return 0.0
-    cells, pooled_seen, pooled_expected = [], 0.0, 0.0
+    cells: list[tuple[float, float]] = []
+    pooled_seen = pooled_expected = 0.0
     for outcome, probability in law.items():
         seen, expected = counts.get(outcome, 0), total * probability
         if expected < least:
@@ -25,5 +26,7 @@ def chi_square(counts: Mapping[Hashable, int], law: Mapping[Hashable, float], le
     if pooled_expected > 0:
         cells.append((pooled_seen, pooled_expected))
     statistic = sum((seen - expected) ** 2 / expected for seen, expected in cells)
-    freedom = torch.tensor((len(cells) - 1) / 2, dtype=torch.float64)
-    return 1.0 if len(cells) < 2 else float(torch.special.gammaincc(freedom, torch.tensor(statistic / 2, dtype=torch.float64)))
+    if len(cells) < 2:
+        return 1.0
+    half = torch.tensor([len(cells) - 1, statistic], dtype=torch.float64) / 2
+    return float(torch.special.gammaincc(half[0], half[1]))

@@ -1,55 +1,48 @@
-"""The complete output law of a program that draws through `Draws`: replay it along every branch."""
+"""The complete output law of a program that draws through `Draws`: run it along every branch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from typing import Any, TypeVar
 
 import torch
 
-from ramify.engine import Engine
+from ramify.engine import Engine, Fork, Prompt, Rewind
+from ramify.engine.request import Request, Search
 from ramify.models import Model
 from ramify.sampling.draws import Key
-from ramify.types import SamplingParams
+from ramify.types import Result, SamplingParams
 
 Outcome = TypeVar("Outcome", bound=Hashable)
+Path = tuple[int, ...]
+
+WIDTH = 128  # paths that run together, in one engine
 
 
 class Branches:
-    """A random source that walks a tree of outcomes: one path per run, every path once.
+    """A random source that walks one path through the tree of all outcomes.
 
-    `mass` is the probability of the current path. A key that is used twice in one run is an `AssertionError`:
-    keyed random numbers would be equal there, where the law takes them for independent.
+    path: what every draw gives; behind its end each gives the first outcome that is possible.
+    mass: the probability of the path. left: the paths that branch off behind its end.
+    A key that is used twice is an `AssertionError`: keyed random numbers would be equal there, where the law
+    takes them for independent.
     """
 
-    def __init__(self) -> None:
-        self._path: list[tuple[list[tuple[int, float]], int]] = []
-        self._begin()
-
-    def _begin(self) -> None:
-        self._depth, self.mass = 0, 1.0
+    def __init__(self, path: Path = ()) -> None:
+        self.mass, self.left = 1.0, list[Path]()
+        self._path, self._depth = list(path), 0
         self._keys: set[Key] = set()
 
-    def advance(self) -> bool:
-        """Move on to the next path. False when all have been walked."""
-        while self._path:
-            outcomes, at = self._path.pop()
-            if at + 1 < len(outcomes):
-                self._path.append((outcomes, at + 1))
-                self._begin()
-                return True
-        return False
-
     def _branch(self, weights: Sequence[float], key: Key) -> int:
-        assert key not in self._keys, f"the key {key} is drawn from twice"
+        assert key not in self._keys, f"{key} is drawn from twice"
         self._keys.add(key)
         if self._depth == len(self._path):
-            total = sum(weights)
-            self._path.append(([(index, weight / total) for index, weight in enumerate(weights) if weight > 0], 0))
-        outcomes, at = self._path[self._depth]
+            first, *others = [index for index, weight in enumerate(weights) if weight > 0]
+            self.left += [(*self._path, index) for index in others]
+            self._path.append(first)
+        index = self._path[self._depth]
         self._depth += 1
-        index, probability = outcomes[at]
-        self.mass *= probability
+        self.mass *= weights[index] / sum(weights)
         return index
 
     def categorical(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
@@ -66,41 +59,102 @@ class Branches:
 
     def without_replacement(self, probs_V: torch.Tensor, count: int, key: Key) -> list[int]:
         """See `ramify.sampling.draws.Draws`."""
-        left, picks = probs_V.double().tolist(), []
+        left, picks = probs_V.double().tolist(), list[int]()
         for turn in range(count):
-            picks.append(self._branch(left, key._replace(purpose=key.purpose + 1000 * (turn + 1))))
+            picks.append(self._branch(left, key.part(turn)))
             left[picks[-1]] = 0.0
         return picks
 
 
 def enumerate_law(run: Callable[[Branches], Outcome]) -> dict[Outcome, float]:
-    """The distribution of `run(source)`, which draws only from `source`.
-
-    Costs one run per path: for n candidates over m possible answers, m ** n runs.
-    """
+    """The distribution of `run(source)`, which draws only from `source`. Costs one run per path."""
     law: dict[Outcome, float] = {}
-    source = Branches()
-    while True:
+    paths: list[Path] = [()]
+    while paths:
+        source = Branches(paths.pop())
         outcome = run(source)
         law[outcome] = law.get(outcome, 0.0) + source.mass
-        if not source.advance():
-            return law
+        paths += source.left
+    return law
 
 
-def output_law(model: Model, prompt: str, search: Callable[[Any], Any], **sampling: Any) -> dict[tuple[int, ...], float]:
-    """The law of the answer (token ids) that `search` returns on the real engine.
+def chosen_tokens(result: Result) -> tuple[int, ...]:
+    """The token ids of the answer."""
+    return tuple(next(row.token_ids for row in result.candidates if row.id == result.chosen))
+
+
+def output_law(model: Model, prompt: str, search: Callable[[Prompt], Search], *, engine: Engine | None = None,
+               outcome: Callable[[Result], Outcome] = chosen_tokens,  # type: ignore[assignment]
+               width: int = WIDTH, **sampling: Any) -> dict[Outcome, float]:
+    """The law of the answer (its token ids) that `search` returns on the real engine.
+
+    Costs one request per path: for n candidates over m possible answers, at least m ** n.
 
     Args:
         model: a tabular model.
         search: maps a prompt to a started search, such as `lambda prompt: best_of_n(prompt, ...)`.
+        engine: the engine to run on; its random source is replaced. Default: one with blocks of two tokens.
+        outcome: what to tell of each result.
+        width: paths that run together.
         sampling: fields of `SamplingParams`.
     """
-    params = SamplingParams(**sampling)
-    engine = Engine(model, capacity=4096, block_size=2, step_tokens=64)
+    engine = engine or Engine(model, capacity=8192, block_size=2)
+    fan = engine.loop.draws = _Fan()
+    params, law = SamplingParams(**sampling), dict[Outcome, float]()
+    paths, running, started = [()], dict[Request, Branches](), 0
+    while paths or running:
+        while paths and len(running) < width:
+            source = Branches(paths.pop())
+            # A seed of its own keeps the streams of requests that run together apart.
+            request = engine.submit(prompt, fan.watch(search, source), params, seed=started)
+            fan.sources[request.root.stream] = running[request] = source
+            started += 1
+        for request in engine.step():
+            if request.error is not None:
+                raise request.error
+            assert request.result is not None
+            source, told = running.pop(request), outcome(request.result)
+            law[told] = law.get(told, 0.0) + source.mass
+            paths += source.left
+            for sequence in request.sequences:
+                fan.sources.pop(sequence.stream, None)
+    return law
 
-    def run(source: Branches) -> tuple[int, ...]:
-        engine.loop.draws = source
-        result = engine.result(prompt, search, params)
-        return tuple(next(row.token_ids for row in result.candidates if row.id == result.chosen))
 
-    return enumerate_law(run)
+class _Fan:
+    """The random source of an engine whose requests have one each, found by the stream that draws."""
+
+    def __init__(self) -> None:
+        self.sources: dict[int, Branches] = {}
+
+    def watch(self, search: Callable[[Prompt], Search], source: Branches) -> Callable[[Prompt], Search]:
+        """The same search; the streams of its candidates draw from `source`."""
+
+        def watched(prompt: Prompt) -> Generator[Any, Any, Any]:
+            inner, reply = search(prompt), None
+            while True:
+                try:
+                    command = inner.send(reply)
+                except StopIteration as stop:
+                    return stop.value
+                reply = yield command
+                renamed = reply if isinstance(command, Fork) else command.sequences if isinstance(command, Rewind) else ()
+                self.sources.update((sequence.stream, source) for sequence in renamed)
+
+        return watched
+
+    def categorical(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
+        """See `ramify.sampling.draws.Draws`."""
+        return self.sources[keys[0].stream].categorical(probs_RV, keys)
+
+    def bernoulli(self, probability: float, key: Key) -> bool:
+        """See `ramify.sampling.draws.Draws`."""
+        return self.sources[key.stream].bernoulli(probability, key)
+
+    def uniform_index(self, count: int, key: Key) -> int:
+        """See `ramify.sampling.draws.Draws`."""
+        return self.sources[key.stream].uniform_index(count, key)
+
+    def without_replacement(self, probs_V: torch.Tensor, count: int, key: Key) -> list[int]:
+        """See `ramify.sampling.draws.Draws`."""
+        return self.sources[key.stream].without_replacement(probs_V, count, key)

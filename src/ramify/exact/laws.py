@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -14,11 +15,11 @@ Answer = tuple[int, ...]
 Law = dict[Answer, float]
 
 
-def policy_law(model: Model, prompt: str, **sampling: float) -> Law:
+def policy_law(model: Model, prompt: str, **sampling: Any) -> Law:
     """The probability of every answer when tokens are drawn one by one from a tabular model."""
-    params = SamplingParams(**sampling)  # type: ignore[arg-type]
+    params = SamplingParams(**sampling)
     ids, ended = model.tokenizer.encode_prompt(prompt), set(model.tokenizer.eos_ids)
-    table = model.decoder.table  # type: ignore[union-attr]
+    table: Any = model.decoder.table
     law: Law = {}
 
     def walk(answer: Answer, mass: float) -> None:

@@ -29,16 +29,22 @@ def speculative_rejection(prompt: Prompt, *, reward: Reward, n: int = 16, alpha:
     check(0 <= alpha < 1, "alpha in [0, 1)", alpha, "0 drops nothing, 0.5 half")
     check(first is None or first >= 1, "first of at least 1 token", first, "raise it")
     check(chunk is None or chunk >= 1, "chunk of at least 1 token", chunk, "raise it")
-    alive = yield Fork(prompt, n)
+    check(first is None or chunk is None, "either first or chunk", "both", "leave one out")
+    alive = everyone = yield Fork(prompt, n)
     memory = min(n * (first or math.ceil(prompt.params.max_tokens / 4)), prompt.capacity - len(prompt.ids))
     ended = alive.of([])
     while alive.unfinished:
         yield Extend(alive.unfinished, tokens=chunk or room(alive, memory))
         scores = yield Score(alive, reward)
-        alive, lost = alive.split_top(scores, math.ceil((1 - alpha) * len(alive)))
+        alive, lost = alive.split_top(scores, keep(len(alive), alpha))
         ended += [sequence for sequence in alive.finished if sequence not in ended]
         yield Drop([sequence for sequence in lost if sequence not in ended])
-    return ended.best()
+    return ended.of(sequence for sequence in everyone if sequence in ended).best()
+
+
+def keep(count: int, alpha: float) -> int:
+    """ceil((1 - alpha) count), where 0.7 of 10 is 7 whatever the floating point says."""
+    return max(1, count - math.floor(alpha * count + 1e-9))
 
 
 def room(alive: Group, memory: int) -> int:
