@@ -122,25 +122,22 @@ def keep_count(n: int, alpha: float, rule: Rule = "ceil") -> int:
 
 
 def schedule(n: int, alpha: float, max_tokens: int, first_round: int, rule: Rule = "ceil") -> Schedule:
-    """The schedule in whole numbers: a decision when one more token for everybody would not fit.
+    """The schedule in whole numbers: candidates are dropped when they fill the memory C = n * first_round.
 
-    The memory is C = n * first_round. Round k ends at min(max_tokens, C // n_k). A decision drops at least
-    one candidate, and goes on dropping until everyone left has room for one token, so live * end never
-    exceeds C while two or more live. A last survivor runs to the end even if max_tokens > C. alpha = 0 is
-    Best-of-n in one round.
+    Round k ends at C // n_k tokens, or one token after its start if that is later, and keep_count of its
+    candidates go on. Once the count would stay as it is, all run to the end: so does everybody at alpha = 0
+    (Best-of-n), and a last survivor even if max_tokens > C.
     """
     _need_plan(n, alpha, max_tokens, first_round)
-    need_count("n", n)
-    need_count("first_round", first_round)
-    need_count("max_tokens", max_tokens)
-    capacity, start, live = n * first_round, 0, n
+    for name, value in (("n", n), ("max_tokens", max_tokens), ("first_round", first_round)):
+        need_count(name, value)
+    start, live = 0, n
     rounds: list[Round] = []
     while start < max_tokens:
-        end = max_tokens if live == 1 or alpha == 0 else min(max_tokens, capacity // live)
-        rounds.append(Round(start, end, live))
-        while live > 1 and capacity // live <= end < max_tokens:
-            live = min(keep_count(live, alpha, rule), live - 1)
-        start = end
+        fewer = keep_count(live, alpha, rule)
+        full = max_tokens if fewer == live else max(start + 1, n * first_round // live)
+        rounds.append(Round(start, min(full, max_tokens), live))
+        start, live = full, fewer
     return Schedule(tuple(rounds))
 
 

@@ -1,8 +1,8 @@
 """TreeBoN (arXiv 2410.16033): tokens per layer, and what is known of its output law.
 
-Layer 1 draws n pieces; every later layer keeps the best n/c candidates and grows c children from each, so
-each layer decodes n pieces and the total equals Best-of-n's. What differs is the scoring: an implicit reward
-runs two models (the preference-tuned policy and its reference) over every piece of all layers but the last.
+Layer 1 draws n pieces; every later layer keeps the best floor(n/c) candidates and grows c children from each,
+so if c divides n each layer decodes n pieces and the total is Best-of-n's. What differs is the scoring: an
+implicit reward runs two models (the preference-tuned policy and its reference) over all layers but the last.
 
 Limits of the output law. One layer, or c = 1, is Best-of-n. c = n keeps one survivor per layer: a chain of
 Best-of-n choices, `one_survivor_law`. Everything here assumes that no answer ends before `max_tokens`.
@@ -14,7 +14,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from ramify.theory import best_of_n
@@ -45,7 +44,7 @@ class Tree:
 
     @property
     def width(self) -> int:
-        """n, the candidates of each layer."""
+        """n, the candidates of the first layer."""
         return self.layers[0].width
 
     @property
@@ -55,7 +54,7 @@ class Tree:
 
     @property
     def decode_tokens(self) -> int:
-        """n * max_tokens, as for Best-of-n."""
+        """Decoded tokens: n * max_tokens, as for Best-of-n, if c divides n."""
         return sum(layer.tokens for layer in self.layers)
 
     def target_tokens(self, prompt_tokens: int = 0) -> int:
@@ -75,11 +74,12 @@ class Tree:
         return models * sum(layer.width * (prompt_tokens + layer.end) for layer in scored)
 
     def reward_tokens(self, prompt_tokens: int = 0, *, reuse: bool = True) -> int:
-        """Forward tokens of the reward model over the n finished answers.
+        """Forward tokens of the reward model over the finished answers, n of them if c divides n.
 
         With `reuse` the prompt is read once: prompt + n * max_tokens. Without: n (prompt + max_tokens).
         """
-        return self.width * self.length + prompt_tokens * (1 if reuse else self.width)
+        leaves = self.layers[-1].width
+        return leaves * self.length + prompt_tokens * (1 if reuse else leaves)
 
     def reward_tokens_forked(self, prompt_tokens: int = 0) -> int:
         """The most the reward model reads if its cache forks with the tree: shared ancestors are read once.
@@ -92,54 +92,58 @@ class Tree:
 
 
 def tree(n: int, layers: int, children: int, max_tokens: int) -> Tree:
-    """The layers of TreeBoN with n candidates; layer i ends at floor(i * max_tokens / layers).
+    """The layers of TreeBoN: n candidates, then `children` for each of floor(n / children) survivors.
 
-    Raises:
-        OutOfRange: `children` does not divide n (the layers would shrink), or more layers than tokens.
+    Each layer is ceil(max_tokens / layers) tokens, the last one shorter; where that fills max_tokens early,
+    there are fewer layers. Unless `children` divides n, later layers are narrower than the first.
     """
-    for name, value in (("n", n), ("layers", layers), ("children", children), ("max_tokens", max_tokens)):
-        need_count(name, value)
-    need(n % children == 0, f"a number of children that divides n = {n}", children, "change n or children")
-    need(layers <= max_tokens, f"at most {max_tokens} layers, one token each", layers, "lower layers")
-    ends = [i * max_tokens // layers for i in range(layers + 1)]
-    return Tree(tuple(Layer(ends[i], ends[i + 1], n, n // children if i else 0) for i in range(layers)))
+    _need_tree(n, layers, children)
+    need_count("max_tokens", max_tokens)
+    piece, parents = math.ceil(max_tokens / layers), n // children
+    return Tree(tuple(
+        Layer(start, min(start + piece, max_tokens), parents * children if start else n, parents if start else 0)
+        for start in range(0, max_tokens, piece)))
 
 
 def kl_bound(n: int, layers: int, children: int) -> float:
     """A bound in nats on KL(law of the answer || policy), whatever the scores.
 
     The answer is one leaf of the full unpruned tree, whose n c^(layers-1) leaves each follow the policy, so
-    the density ratio is at most that number and the KL at most log n + (layers-1) log c. Where a layer is a
-    plain Best-of-n the bound log n - (n-1)/n replaces its share: one layer or c = 1 (once), c = n (each).
+    the density ratio is at most that number and the KL at most log n + (layers-1) log c. With one survivor
+    a layer, or one layer, or c = 1, layers are plain Best-of-N choices and each adds log N - (N-1)/N at most.
     """
-    for name, value in (("n", n), ("layers", layers), ("children", children)):
-        need_count(name, value)
-    need(n % children == 0, f"a number of children that divides n = {n}", children, "change n or children")
-    plain = best_of_n.kl_bound(n)
+    _need_tree(n, layers, children)
     if layers == 1 or children == 1:
-        return plain
-    if children == n:
-        return layers * plain
+        return best_of_n.kl_bound(n)
+    if n // children == 1:
+        return best_of_n.kl_bound(n) + (layers - 1) * best_of_n.kl_bound(children)
     return math.log(n) + (layers - 1) * math.log(children)
 
 
-def one_survivor_law(probs: ArrayLike, scores: ArrayLike, children: Sequence[tuple[ArrayLike, ArrayLike]],
-                     n: int) -> list[Floats]:
-    """Exact law of two-layer TreeBoN with c = n: best of n first pieces by score, then of n ends by reward.
+def one_survivor_law(probs: ArrayLike, scores: ArrayLike, ends: Sequence[tuple[ArrayLike, ArrayLike]],
+                     n: int, children: int) -> list[Floats]:
+    """Exact law of two layers with one survivor: best of n first pieces by score, of c ends by reward.
 
-    pi(s, y) = pi_n(s) pi_n(y | s), both factors from `best_of_n.sequence_law`, ties uniform.
+    pi(s, y) = pi_n(s) pi_c(y | s), both factors from `best_of_n.sequence_law`, ties uniform. It is TreeBoN's
+    law if floor(n / c) = 1, and that of blockwise Best-of-N for any c.
 
     Args:
         probs: P[first piece], shape S.
         scores: the partial score of each first piece, shape S.
-        children: for each first piece, (P[end | piece], reward of the full answer).
-        n: candidates of each layer.
+        ends: for each first piece, (P[end | piece], reward of the full answer).
+        n: candidates of the first layer.
+        children: candidates of the second layer.
 
     Returns:
         For each first piece the probabilities of its full answers; all of them together sum to 1.
     """
     first_S = best_of_n.sequence_law(probs, scores, n)
-    need(len(children) == len(first_S), f"ends for each of the {len(first_S)} first pieces", len(children),
-         "pair them up")
-    return [weight * best_of_n.sequence_law(np.asarray(end_probs), rewards, n)
-            for weight, (end_probs, rewards) in zip(first_S, children, strict=True)]
+    need(len(ends) == len(first_S), f"ends for each of the {len(first_S)} first pieces", len(ends), "pair them up")
+    return [weight * best_of_n.sequence_law(end_probs, rewards, children)
+            for weight, (end_probs, rewards) in zip(first_S, ends, strict=True)]
+
+
+def _need_tree(n: int, layers: int, children: int) -> None:
+    for name, value in (("n", n), ("layers", layers), ("children", children)):
+        need_count(name, value)
+    need(children <= n, f"at most n = {n} children", children, "lower it; 1 is Best-of-n")
