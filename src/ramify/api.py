@@ -125,6 +125,8 @@ class LLM:
                     index, messages = waiting.pop()
                     try:
                         request = self.engine.submit(messages, search, params, method=name, seed=seed, trace=trace)
+                        request.emit("request", prompt=request.prompt.text, method=name, n=options.get("n"),
+                                     options={key: _plain(value) for key, value in options.items()})
                         running[request] = index
                     except RamifyError as error:
                         yield index, error
@@ -146,6 +148,15 @@ class LLM:
         if missing:
             raise BackendError(f"a backend with {', '.join(sorted(missing))}", "the native one", "use another backend")
         return bind(search, options, self.reward)
+
+
+def _plain(value: Any) -> Any:
+    """An option as a trace can hold it: functions and rewards by name."""
+    if isinstance(value, str | int | float | bool | None):
+        return value
+    if isinstance(value, list | tuple | dict):
+        return str(value)
+    return getattr(value, "name", None) or getattr(value, "__name__", None) or type(value).__name__
 
 
 def bind(search: Callable[..., Any], options: dict[str, Any], reward: Reward | None) -> tuple[Any, SamplingParams]:

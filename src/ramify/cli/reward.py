@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from ramify.cli.output import say_json, screen
 from ramify.errors import DataError
+from ramify.trace import read_rows
 
 TOLERANCE = 1e-3  # float32 rounding through a few dozen layers stays well below; a wrong template or padding does not
 
@@ -56,14 +56,9 @@ def check(
 
 def _read(path: Path) -> list[tuple[str, str]]:
     """(prompt, answer) of every line. Raises `DataError` naming the first bad one."""
-    if not path.is_file():
-        raise DataError("a file of JSON lines", f"{path}, which is not there", "check the path")
     pairs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            row = json.loads(line)
-            pairs.append((str(row["prompt"]), str(row["answer"])))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"an object with prompt and answer in line {number} of {path}",
-                            f"{type(error).__name__}: {error}", "mend the line") from None
+    for number, row in read_rows(path):
+        if not isinstance(row.get("prompt"), str) or not isinstance(row.get("answer"), str):
+            raise DataError(f"prompt and answer in line {number} of {path}", str(sorted(row)), "mend the line")
+        pairs.append((row["prompt"], row["answer"]))
     return pairs
