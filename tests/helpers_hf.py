@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
@@ -72,6 +73,30 @@ def save_reference(variant: str, folder: Path, labels: int | None = None, **savi
     model.save_pretrained(folder, **saving)
     byte_tokenizer().save(str(folder / "tokenizer.json"))
     return model
+
+
+def save_llama(folder: Path, head: bool = False) -> Path:
+    """Write a one-layer Llama folder, or a reward model's, without transformers: quick, for tests of damage."""
+    D, F, V = 16, 24, 128
+    shapes = {
+        "model.embed_tokens": (V, D), "model.norm": (D,), "lm_head": (V, D), "score": (1, D),
+        **{f"model.layers.0.self_attn.{name}_proj": (D, D) for name in "qkvo"},
+        **{f"model.layers.0.mlp.{name}_proj": (F, D) for name in ("gate", "up")},
+        "model.layers.0.mlp.down_proj": (D, F), "model.layers.0.input_layernorm": (D,),
+        "model.layers.0.post_attention_layernorm": (D,),
+    }  # fmt: skip
+    del shapes["lm_head" if head else "score"]
+    config = {
+        "model_type": "llama", "vocab_size": V, "hidden_size": D, "intermediate_size": F, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "eos_token_id": 2,
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {f"{name}.weight": torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    save_file(weights, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    byte_tokenizer().save(str(folder / "tokenizer.json"))
+    return folder
 
 
 def byte_tokenizer(size: int = 128) -> Tokenizer:

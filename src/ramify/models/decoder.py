@@ -108,6 +108,11 @@ class Layer(nn.Module):
         return x_TD + self.mlp_out(self.mlp(self.mlp_in(x_TD)))
 
 
+def table(rows: int, size: int) -> nn.Embedding:
+    """An embedding without initial values: drawing them costs a second of imports on the meta device."""
+    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+
+
 class Decoder(nn.Module):
     """A language model's trunk and its vocabulary projection. Parameters start uninitialised.
 
@@ -118,8 +123,8 @@ class Decoder(nn.Module):
         """`vocabulary` False leaves the projection out: a reward model has none."""
         super().__init__()
         self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.positions = None if config.rope else nn.Embedding(config.max_positions, config.hidden_size)
+        self.embed = table(config.vocab_size, config.hidden_size)
+        self.positions = None if config.rope else table(config.max_positions, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.norm = Norm(config, config.hidden_size)
         own = vocabulary and not config.tie_embeddings

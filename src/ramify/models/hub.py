@@ -20,7 +20,7 @@ def find_folder(name_or_path: str) -> Path:
         ModelError: no such folder, and no such model on the hub or the hub out of reach.
     """
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if name_or_path and path.is_dir():
         return path
     if path.is_file():
         raise ModelError("a model folder", f"the file {path}", "pass the folder that holds it")

@@ -18,7 +18,7 @@ from ramify.models.decoder import Decoder, Norm
 from ramify.models.files import read_json
 from ramify.models.heads import ScalarHead
 from ramify.models.hub import find_folder
-from ramify.models.names import IGNORED, file_names, stored_transposed
+from ramify.models.names import IGNORED, file_names, file_rows, stored_transposed
 from ramify.models.tokenizer import Tokenizer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -147,7 +147,7 @@ def _decoder(
     _complain(f"all tensors of a {config.model_type} model in {folder}", "no", wanted - found)
     _complain(f"only tensors of a {config.model_type} model in {folder}", "also", found - wanted)
     for name, parameter in decoder.named_parameters():
-        _fill(parameter, plan[name], tensors, stored_transposed(name, config))
+        _fill(name, parameter, plan[name], tensors, config)
     for norm in (module for module in decoder.modules() if isinstance(module, Norm)):
         norm.weight.add_(config.norm_offset)
     return decoder
@@ -160,20 +160,17 @@ def _complain(needed: str, word: str, names: Iterable[str]) -> None:
         raise ModelError(needed, f"{word} {', '.join(first[:3])}{more}", MISFIT)
 
 
-def _fill(parameter: Tensor, names: list[str], tensors: Tensors, transposed: bool) -> None:
-    """Stack the named tensors into `parameter`, converting as they are copied."""
-    row = 0
-    for name in names:
-        tensor = _read(tensors, name)
-        tensor = tensor.T if transposed else tensor
-        part = parameter[row : row + len(tensor)]
-        if part.shape != tensor.shape or not tensor.is_floating_point():
-            shape = (len(parameter), *parameter.shape[1:])
-            raise ModelError(f"{name} as part of {shape} floats", f"{tuple(tensor.shape)} of {tensor.dtype}", MISFIT)
-        part.copy_(tensor)
-        row += len(tensor)
-    if row != len(parameter):
-        raise ModelError(f"{len(parameter)} rows from {', '.join(names)}", str(row), MISFIT)
+def _fill(name: str, parameter: Tensor, parts: list[str], tensors: Tensors, config: ModelConfig) -> None:
+    """Stack the file's `parts` into a parameter, converting as they are copied."""
+    rows = file_rows(name, config, len(parameter), len(parts))
+    for part, target in zip(parts, parameter.split(rows), strict=True):
+        tensor = _read(tensors, part)
+        if stored_transposed(name, config):
+            tensor = tensor.T
+        if tensor.shape != target.shape or not tensor.is_floating_point():
+            needed = f"{part} as {tuple(target.shape)} floating-point numbers"
+            raise ModelError(needed, f"{tuple(tensor.shape)} of {tensor.dtype}", MISFIT)
+        target.copy_(tensor)
 
 
 def _read(tensors: Tensors, name: str) -> Tensor:

@@ -57,6 +57,14 @@ def file_names(parameter: str, config: ModelConfig, bare: bool = False) -> list[
     return [f"{prefix}{name}.{kind}" for name in _DIFFERENT.get(config.model_type, _LLAMA)[module]]
 
 
+def file_rows(parameter: str, config: ModelConfig, total: int, parts: int) -> list[int]:
+    """Output rows of each of the `parts` tensors that are stacked into the `total` rows of `parameter`."""
+    if parts == 3:
+        query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        return [query, key, key]
+    return [total // parts] * parts
+
+
 def stored_transposed(parameter: str, config: ModelConfig) -> bool:
     """Whether the file keeps this weight as (inputs, outputs): GPT-2's linear layers."""
     linear = (".qkv.weight", ".out.weight", ".up.weight", ".down.weight")
