@@ -65,7 +65,7 @@ def best(scores):
 def cuts(scores, count):
     """Which indices survive: [(set, probability)], ties at the cut uniform."""
     order = sorted(scores, reverse=True)
-    sure = [at for at, score in enumerate(scores) if count == 0 or score > order[count - 1]][: count]
+    sure = [at for at, score in enumerate(scores) if count == 0 or score > order[count - 1]][:count]
     tied = [at for at, score in enumerate(scores) if count and score == order[count - 1]]
     ways = list(combinations(tied, count - len(sure)))
     return [({*sure, *way}, 1 / len(ways)) for way in ways]
@@ -104,7 +104,8 @@ def speculative_rejection(case, n, alpha, chunk=None, memory=None):
                 law[answers[kept[at]]] += mass * q
             return
         step = chunk or max(1, (memory - sum(len(answers[at]) for at in alive)) // len(growing))
-        for ends, p in together([case.grow(answers[at], step) if at in growing else [(answers[at], 1.0)] for at in range(n)]):
+        ways = [case.grow(answers[at], step) if at in growing else [(answers[at], 1.0)] for at in range(n)]
+        for ends, p in together(ways):
             for stay, q in cuts([case.score(ends[at]) for at in alive], ceil((1 - Fraction(alpha)) * len(alive))):
                 left = [at for turn, at in enumerate(alive) if turn in stay]
                 found = [at for at in left if case.ended(ends[at]) and at not in kept]
@@ -118,7 +119,8 @@ def treebon(case, n, layers, children, segment, guide=None):
     law, guide = defaultdict(float), guide or case.score
 
     def walk(alive, ended, layer, mass):
-        for ends, p in together([case.grow(answer, case.longest if layer == layers else segment) for answer in alive]):
+        count = case.longest if layer == layers else segment
+        for ends, p in together([case.grow(answer, count) for answer in alive]):
             if layer == layers:
                 final = [*ended, *ends]
                 for at, q in best([case.score(answer) for answer in final]):
@@ -126,8 +128,8 @@ def treebon(case, n, layers, children, segment, guide=None):
                 continue
             done = [answer for answer in ends if case.ended(answer)]
             growing = [answer for answer in ends if not case.ended(answer)]
-            count = min(len(growing), max(1, n // children))
-            for stay, q in cuts([guide(answer) for answer in growing], count):
+            survivors = min(len(growing), max(1, n // children))
+            for stay, q in cuts([guide(answer) for answer in growing], survivors):
                 heirs = [answer for at, answer in enumerate(growing) if at in stay for _ in range(children)]
                 walk(heirs, [*ended, *done], layer + 1, mass * p * q)
 

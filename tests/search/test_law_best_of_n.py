@@ -72,7 +72,8 @@ def grown_twice_from_one(prompt):
 
 def shortest_of_the_best(alive, scores):
     """Where the first index goes to the first that finished, ties go to short answers."""
-    return min((one for one, score in zip(alive, scores, strict=True) if score == max(scores)), key=lambda one: len(one.tokens))
+    top = [one for one, score in zip(alive, scores, strict=True) if score == max(scores)]
+    return min(top, key=lambda one: len(one.tokens))
 
 
 def test_ties_by_index_are_uniform_in_law_because_candidates_are_exchangeable():

@@ -164,14 +164,17 @@ def test_the_check_catches_a_broken_vote(search):
 
 
 @pytest.mark.parametrize(("text", "answer"), [
-    ("so 3 + 4 = 7\n#### 7", "7"), ("#### 1,234\n", "1234"), ("\\boxed{12} or \\boxed{13}", "13"), ("it costs 5 or 6.5.", "6.5"),
-    ("-3", "-3"), ("no number", None), ("", None), ("#### 2\n#### 3", "3"), ("12 then #### x", "x"),
+    ("so 3 + 4 = 7\n#### 7", "7"), ("#### 1,234\n", "1234"), ("\\boxed{12} or \\boxed{13}", "13"),
+    ("it costs 5 or 6.5.", "6.5"), ("-3", "-3"), ("no number", None), ("", None),
+    ("#### 2\n#### 3", "3"), ("12 then #### x", "x"),
 ])
 def test_final_answers(text, answer):
     assert final_answer(text) == answer
 
 
-@pytest.mark.parametrize("options", [{"beta": 0.0, "reward": CASE.reward}, {"beta": -1.0, "reward": CASE.reward}, {"beta": 1.0}])
+@pytest.mark.parametrize("options", [
+    {"beta": 0.0, "reward": CASE.reward}, {"beta": -1.0, "reward": CASE.reward}, {"beta": 1.0},
+])
 def test_weights_need_a_positive_beta_and_a_reward(options):
     with pytest.raises(OptionError):
         law_of(lambda prompt: self_consistency(prompt, n=2, **options))

@@ -21,6 +21,10 @@ def law_of(case, search):
     return output_law(case.model, PROMPT, search, max_tokens=case.longest)
 
 
+def rejection(case, **options):
+    return lambda prompt: speculative_rejection(prompt, reward=case.reward, **options)
+
+
 @pytest.mark.parametrize(("case", "n", "alpha", "chunk"), [
     (SHORT, 3, "0.5", 1),
     (SHORT, 3, "0.34", 1),  # ceil(0.66 * 3) = 2
@@ -28,13 +32,15 @@ def law_of(case, search):
     (LONG, 2, "0.5", 2),
 ])
 def test_fixed_rounds_have_the_brute_force_law(case, n, alpha, chunk):
-    law = law_of(case, lambda prompt: speculative_rejection(prompt, reward=case.reward, n=n, alpha=float(alpha), chunk=chunk))
+    law = law_of(case, rejection(case, n=n, alpha=float(alpha), chunk=chunk))
     check_law(law, brute_force(case, n, Fraction(alpha), chunk=chunk))
 
 
-@pytest.mark.parametrize(("case", "n", "alpha", "first"), [(SHORT, 3, "0.5", 1), (LONG, 2, "0.5", 1), (LONG, 2, "0.5", None)])
+@pytest.mark.parametrize(("case", "n", "alpha", "first"), [
+    (SHORT, 3, "0.5", 1), (LONG, 2, "0.5", 1), (LONG, 2, "0.5", None),
+])
 def test_rounds_driven_by_memory_have_the_brute_force_law(case, n, alpha, first):
-    law = law_of(case, lambda prompt: speculative_rejection(prompt, reward=case.reward, n=n, alpha=float(alpha), first=first))
+    law = law_of(case, rejection(case, n=n, alpha=float(alpha), first=first))
     check_law(law, brute_force(case, n, Fraction(alpha), memory=n * (first or 1)))
 
 
@@ -42,8 +48,8 @@ def test_a_small_cache_brings_the_first_cut_forward():
     """A cache with room for three answer tokens beside the prompt holds 3 // 2 = 1 token of each."""
     engine = Engine(LONG.model, capacity=len(PROMPT_IDS) + 3, block_size=1)
     wide = SequenceReward(tabular_reward(3, LONG.value), closed=False)  # closing would take one place more
-    law = output_law(LONG.model, PROMPT, lambda prompt: speculative_rejection(prompt, reward=wide, n=2, first=3), engine=engine,
-                     width=1, max_tokens=3)
+    law = output_law(LONG.model, PROMPT, lambda prompt: speculative_rejection(prompt, reward=wide, n=2, first=3),
+                     engine=engine, width=1, max_tokens=3)
     # Read open, a partial answer scores as its own prefix; a finished one still ends with its end token.
     opened = Case(seed=12, longest=3)
     opened.score = lambda answer: LONG.value((*PROMPT_IDS, *answer))
@@ -52,7 +58,7 @@ def test_a_small_cache_brings_the_first_cut_forward():
 
 @pytest.mark.parametrize("options", [{"chunk": 1}, {"first": 1}, {}])
 def test_alpha_zero_is_best_of_n_in_law(options):
-    law = law_of(SHORT, lambda prompt: speculative_rejection(prompt, reward=SHORT.reward, n=2, alpha=0.0, **options))
+    law = law_of(SHORT, rejection(SHORT, n=2, alpha=0.0, **options))
     check_law(law, best_of_n_law(SHORT.policy(), SHORT.score, 2))
 
 
@@ -63,9 +69,9 @@ def test_alpha_zero_is_best_of_n_draw_for_draw(options):
     ties = 0
     for seed in range(25):
         plain = engine.result(PROMPT, lambda prompt: best_of_n(prompt, reward=case.reward, n=5), params, seed=seed)
-        ours = engine.result(PROMPT, lambda prompt: speculative_rejection(prompt, reward=case.reward, n=5, alpha=0.0, **options),
-                             params, seed=seed)
-        assert [(c.id, c.token_ids, c.reward) for c in ours.candidates] == [(c.id, c.token_ids, c.reward) for c in plain.candidates]
+        ours = engine.result(PROMPT, rejection(case, n=5, alpha=0.0, **options), params, seed=seed)
+        assert [(c.id, c.token_ids, c.reward) for c in ours.candidates] == \
+            [(c.id, c.token_ids, c.reward) for c in plain.candidates]
         assert (ours.chosen, ours.text, ours.reward) == (plain.chosen, plain.text, plain.reward)
         ties += len(best([c.reward for c in plain.candidates])) > 1
     assert ties > 5  # where the order of the finalists shows
@@ -77,7 +83,7 @@ def test_perfect_partial_scores_lose_nothing(alpha):
     case = Case(seed=6, longest=3, zeros=0.0)
     case.value = lambda prefix: float(prefix[len(PROMPT_IDS)])
     best_reward = {answer: case.score(answer) for answer in case.policy()}
-    law = law_of(case, lambda prompt: speculative_rejection(prompt, reward=case.reward, n=2, alpha=alpha, chunk=1))
+    law = law_of(case, rejection(case, n=2, alpha=alpha, chunk=1))
     check_law(levels(law, best_reward), levels(best_of_n_law(case.policy(), case.score, 2), best_reward))
 
 
@@ -97,32 +103,34 @@ def test_scores_that_say_nothing_leave_best_of_the_survivors():
     case.value = lambda prefix: 0.0 if len(prefix) == len(PROMPT_IDS) + 2 and prefix[-1] == 2 else value(prefix)
     assert all(len(answer) == 2 for answer in case.policy())
     # Halved after one token; the second cut, between finished answers, keeps the better.
-    law = law_of(case, lambda prompt: speculative_rejection(prompt, reward=case.reward, n=3, alpha=0.34, chunk=1))
+    law = law_of(case, rejection(case, n=3, alpha=0.34, chunk=1))
     check_law(law, best_of_n_law(case.policy(), case.score, 2))
 
 
 def test_a_constant_score_does_not_leave_the_policy():
     """Whoever finishes is remembered, whoever grows may still be dropped: finalists favour short answers."""
     case = Case(seed=8, longest=2, levels=1)
-    law = law_of(case, lambda prompt: speculative_rejection(prompt, reward=case.reward, n=3, alpha=0.5, chunk=1))
+    law = law_of(case, rejection(case, n=3, alpha=0.5, chunk=1))
     check_law(law, brute_force(case, 3, Fraction("0.5"), chunk=1))
     with pytest.raises(AssertionError):
         check_law(law, case.policy())
 
 
 @pytest.mark.parametrize(("count", "alpha", "stay"), [
-    (10, "0.7", 3), (10, "0.9", 1), (10, "0.3", 7), (30, "0.1", 27), (100, "0.29", 71), (3, "0.5", 2), (2, "0.3", 2), (1, "0.99", 1),
-    (5, "0", 5), (1, "0.9999999999", 1),
+    (10, "0.7", 3), (10, "0.9", 1), (10, "0.3", 7), (30, "0.1", 27), (100, "0.29", 71), (3, "0.5", 2), (2, "0.3", 2),
+    (1, "0.99", 1), (5, "0", 5), (1, "0.9999999999", 1),
 ])
 def test_how_many_stay(count, alpha, stay):
     assert keep(count, float(alpha)) == stay
     assert stay == -(-(1 - Fraction(alpha)) * count // 1)
 
 
-@pytest.mark.parametrize("options", [{"alpha": 1.0}, {"alpha": -0.1}, {"first": 0}, {"chunk": 0}, {"first": 2, "chunk": 2}])
+@pytest.mark.parametrize("options", [
+    {"alpha": 1.0}, {"alpha": -0.1}, {"first": 0}, {"chunk": 0}, {"first": 2, "chunk": 2},
+])
 def test_options_out_of_range_are_refused(options):
     with pytest.raises(OptionError):
-        law_of(SHORT, lambda prompt: speculative_rejection(prompt, reward=SHORT.reward, n=2, **options))
+        law_of(SHORT, rejection(SHORT, n=2, **options))
 
 
 def twin(*, cut_first=False, forget=False, count=lambda n: -(-n // 2), finalists=list):
