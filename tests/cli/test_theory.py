@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+import ramify as package
 from ramify.theory import best_of_n, calibration, tilt, treebon, voting
 from ramify.theory import speculative_rejection as sr
 from ramify.theory.law import empirical_law, finite_law
@@ -90,9 +91,10 @@ def test_speculative_rejection(ask):
     plan = sr.schedule(64, 0.5, 256, 32)
     assert [row["live"] for row in told["rows"]] == [64, 32, 16, 8]
     assert told["decode_tokens"] == plan.decode_tokens == told["closed_form_tokens"] == told["continuous_tokens"]
-    assert told["tokens"] == {"target": 5130, "reward": 5130}
+    assert told["tokens"] == {"target": 5130 - 64, "reward": 5130}
     assert told["tokens_reread"]["reward"] == plan.reward_tokens(10, reuse=False)
-    assert told["flops"] == 2 * 5130 * 1100 and told["flops_best_of_n"] == 2 * (64 * 256 + 10) * 1100
+    assert told["flops"] == 2 * (5066 * 1000 + 5130 * 100)
+    assert told["flops_best_of_n"] == 2 * ((64 * 255 + 10) * 1000 + (64 * 256 + 10) * 100)
     chunked = ask("speculative-rejection", "--chunk", "100", "--rule", "round")
     assert [(row["end"], row["live"]) for row in chunked["rows"]] == [(100, 16), (200, 8), (256, 4)]
     assert "closed_form_tokens" not in chunked and "flops" not in chunked
@@ -103,9 +105,28 @@ def test_treebon(ask):
                "--target-params", 1, "--reward-params", 1, "--scorer-params", 1)
     tree = treebon.tree(8, 4, 2, 32)
     assert [row["tokens"] for row in told["rows"]] == [64] * 4 and told["decode_tokens"] == 256
-    assert told["tokens"] == {"target": 261, "scorer": tree.scorer_tokens(5), "reward": 261}
+    assert told["tokens"] == {"target": 261 - 20, "scorer": tree.scorer_tokens(5), "reward": 261}
     assert told["tokens_reread"]["scorer"] == tree.scorer_tokens(5, reuse=False)
     assert told["flops"] == 2 * sum(told["tokens"].values()) and told["kl_bound"] == treebon.kl_bound(8, 4, 2)
+
+
+@pytest.mark.parametrize(("method", "command", "options"), [
+    ("best_of_n", "speculative-rejection", {"n": 6, "alpha": 0.0}),
+    ("speculative_rejection", "speculative-rejection", {"n": 10, "alpha": 0.3}),
+    ("speculative_rejection", "speculative-rejection", {"n": 9, "alpha": 0.7, "chunk": 5}),
+    ("treebon", "treebon", {"n": 8, "layers": 3, "children": 2}),
+    ("treebon", "treebon", {"n": 7, "layers": 4, "children": 3}),
+])
+def test_the_ledger_of_a_real_run_agrees(ask, model, reward, method, command, options):
+    """Forward tokens of the target, when nobody stops early."""
+    own = {name: value for name, value in options.items() if method != "best_of_n" or name == "n"}
+    llm = package.load(model, reward=reward)
+    usage = llm.generate("abc d", method, max_tokens=18, ignore_eos=True, **own).usage.target
+    flags = [word for name, value in options.items() for word in (f"--{name}", value)]
+    told = ask(command, *flags, "--max-tokens", 18, "--prompt-tokens", usage.prefill)
+    fed = usage.prefill + usage.decode + usage.recomputed
+    assert fed == told["tokens"]["target"]
+    assert fed != usage.prefill + told["decode_tokens"]  # the broken twin feeds every answer's last token too
 
 
 def test_tilt(ask):

@@ -63,9 +63,9 @@ def test_what_is_no_law_is_refused(values, probs, needed):
 
 def test_flops_add_up_over_roles():
     tokens = cost.best_of_n_tokens(8, 100, 20)
-    assert tokens == {"target": 820, "reward": 820}
-    assert cost.best_of_n_tokens(8, 100, 20, reuse=False) == {"target": 820, "reward": 960}
-    assert cost.flops(tokens, {"target": 3.0, "reward": 5.0}) == 2 * 820 * 8
+    assert tokens == {"target": 812, "reward": 820}
+    assert cost.best_of_n_tokens(8, 100, 20, reuse=False) == {"target": 812, "reward": 960}
+    assert cost.flops(tokens, {"target": 3.0, "reward": 5.0}) == 2 * (812 * 3 + 820 * 5)
     assert cost.flops({"target": 4, "draft": 0}, {"target": 3.0}) == 24
     with pytest.raises(OutOfRange, match="reward model"):
         cost.flops(tokens, {"target": 3.0})

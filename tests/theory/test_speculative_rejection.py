@@ -63,7 +63,7 @@ def test_the_schedule_keeps_its_books(plan):
     assert all(r.end > r.start for r in got.rounds) and all(stays)
     assert got.decode_tokens == got.survivors * max_tokens + got.dropped_tokens
     assert got.decode_tokens <= got.best_of_n_tokens == n * max_tokens
-    assert got.target_tokens(9) == got.reward_tokens(9) == 9 + got.decode_tokens
+    assert got.target_tokens(9) + n == got.reward_tokens(9) == 9 + got.decode_tokens
     assert got.reward_tokens(9, reuse=False) == sum(r.live * (9 + r.end) for r in got.rounds)
 
 

@@ -25,9 +25,10 @@ def walk(n, layers, children, max_tokens, prompt):
             survivors = lengths[: n // children]
             parents.append(len(survivors))
             lengths = [length for length in survivors for _ in range(children)]
+            target += len(survivors)  # their last tokens
         grown = sum(min(math.ceil(max_tokens / layers), max_tokens - length) for length in lengths)
         lengths = [min(length + math.ceil(max_tokens / layers), max_tokens) for length in lengths]
-        target += grown
+        target += grown - len(lengths)
     return target, 2 * forked, 2 * reread, prompt + sum(lengths), sum(prompt + length for length in lengths), parents
 
 
@@ -64,6 +65,29 @@ def test_the_tree_keeps_its_books(plan):
     if max_tokens % layers == 0:  # the card: 2 n L (layers-1)/layers forked, n L (layers-1) re-read
         assert tree.scorer_tokens() * layers == 2 * n * max_tokens * (layers - 1)
         assert tree.scorer_tokens(reuse=False) == n * max_tokens * (layers - 1)
+
+
+def ancestry(n, layers, children, max_tokens):
+    """Tokens of all nodes above or at a leaf when survivors come from different parents, as far as they can."""
+    piece, nodes = math.ceil(max_tokens / layers), [((i,), 0) for i in range(n)]
+    for start in range(0, max_tokens, piece):
+        nodes = [(path, min(start + piece, max_tokens)) for path, _ in nodes]
+        if nodes[0][1] < max_tokens:
+            by_parent = sorted(nodes, key=lambda node: (node[0][-1], node[0]))
+            nodes = [((*path, child), end) for path, end in by_parent[: n // children] for child in range(children)]
+    above = {path[:depth] for path, _ in nodes for depth in range(1, len(path) + 1)}
+    return sum(min(piece, max_tokens - piece * (len(path) - 1)) for path in above)
+
+
+def check_forked_reward(forked):
+    for plan in ((8, 4, 2, 32), (16, 4, 4, 30), (6, 1, 3, 10), (8, 3, 8, 12), (7, 3, 3, 9)):
+        assert forked(treebon.tree(*plan), 5) == 5 + ancestry(*plan)
+
+
+def test_a_forked_reward_cache_reads_each_node_once():
+    check_forked_reward(treebon.Tree.reward_tokens_forked)
+    with pytest.raises(AssertionError):  # broken twin: every answer read whole
+        check_forked_reward(treebon.Tree.reward_tokens)
 
 
 def test_one_layer_scores_nothing():

@@ -22,11 +22,11 @@ def best_of_n_tokens(n: float, max_tokens: int, prompt_tokens: int = 0, *,
                      reuse: bool = True) -> dict[str, float]:
     """Forward tokens by role of Best-of-n when every answer is `max_tokens` long.
 
-    target: the prompt once and n * max_tokens decoded. reward: the same if it can `reuse` the prompt's cache
-    for every answer, else the prompt n times.
+    target: the prompt once and n (max_tokens - 1), since the last token of an answer is never fed back.
+    reward: every token of every answer, and the prompt once if it can `reuse` its cache, else n times.
     """
     need(n >= 1, "n of at least 1", n, "draw at least one candidate")
     need_count("max_tokens", max_tokens)
     need(prompt_tokens >= 0, "prompt_tokens of 0 or more", prompt_tokens, "change it")
-    answers = n * max_tokens
-    return {"target": prompt_tokens + answers, "reward": answers + prompt_tokens * (1 if reuse else n)}
+    return {"target": prompt_tokens + n * (max_tokens - 1),
+            "reward": n * max_tokens + prompt_tokens * (1 if reuse else n)}

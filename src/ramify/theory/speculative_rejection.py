@@ -90,8 +90,8 @@ class Schedule:
         return self.peak_tokens / self.length
 
     def target_tokens(self, prompt_tokens: int = 0) -> float:
-        """Forward tokens of the target: the prompt once, then every decoded token."""
-        return prompt_tokens + self.decode_tokens
+        """Forward tokens of the target: the prompt once, then all decoded tokens but each candidate's last."""
+        return prompt_tokens + self.decode_tokens - self.width
 
     def reward_tokens(self, prompt_tokens: int = 0, *, reuse: bool = True) -> float:
         """Forward tokens of the reward model over all rounds, the final scoring included.

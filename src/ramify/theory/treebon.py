@@ -58,8 +58,11 @@ class Tree:
         return sum(layer.tokens for layer in self.layers)
 
     def target_tokens(self, prompt_tokens: int = 0) -> int:
-        """Forward tokens of the target: the prompt once, then every decoded token."""
-        return prompt_tokens + self.decode_tokens
+        """Forward tokens of the target: the prompt once, then every token that something grew from.
+
+        The last token of a piece is fed once if its candidate survives, for all its children, and never if not.
+        """
+        return prompt_tokens + sum(layer.tokens - layer.width + layer.parents for layer in self.layers)
 
     def scorer_tokens(self, prompt_tokens: int = 0, *, reuse: bool = True, models: int = 2) -> int:
         """Forward tokens of the models that score every layer but the last.
