@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 import ramify
+from ramify.cli.bench import app as bench
 from ramify.cli.demo import demo
 from ramify.cli.env import env
 from ramify.cli.generate import generate
@@ -38,6 +39,7 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 for command in (generate, view, methods, demo, env):
     app.command()(command)
+app.add_typer(bench)
 app.add_typer(reward)
 app.add_typer(theory)
 
