@@ -140,14 +140,17 @@ def _decoder(
     config = _untied(tensors, config, bare)
     with torch.device("meta"):
         decoder = Decoder(config, vocabulary=not reward)
-    decoder = decoder.to(dtype).to_empty(device=device).requires_grad_(False)
     plan = {name: file_names(name, config, bare) for name, _ in decoder.named_parameters()}
     wanted = {name for names in plan.values() for name in names}
     found = {name for name in tensors if not IGNORED.search(name)}
     _complain(f"all tensors of a {config.model_type} model in {folder}", "no", wanted - found)
     _complain(f"only tensors of a {config.model_type} model in {folder}", "also", found - wanted)
-    for name, parameter in decoder.named_parameters():
-        _fill(name, parameter, plan[name], tensors, config)
+    blanks = {name: torch.empty(parameter.shape, dtype=dtype, device=device)
+              for name, parameter in decoder.named_parameters()}  # fmt: skip
+    for name, blank in blanks.items():
+        _fill(name, blank, plan[name], tensors, config)
+    decoder.load_state_dict(blanks, assign=True)
+    decoder.requires_grad_(False)
     for norm in (module for module in decoder.modules() if isinstance(module, Norm)):
         norm.weight.add_(config.norm_offset)
     return decoder
@@ -160,10 +163,10 @@ def _complain(needed: str, word: str, names: Iterable[str]) -> None:
         raise ModelError(needed, f"{word} {', '.join(first[:3])}{more}", MISFIT)
 
 
-def _fill(name: str, parameter: Tensor, parts: list[str], tensors: Tensors, config: ModelConfig) -> None:
-    """Stack the file's `parts` into a parameter, converting as they are copied."""
-    rows = file_rows(name, config, len(parameter), len(parts))
-    for part, target in zip(parts, parameter.split(rows), strict=True):
+def _fill(name: str, blank: Tensor, parts: list[str], tensors: Tensors, config: ModelConfig) -> None:
+    """Stack the file's `parts` into a blank parameter, converting as they are copied."""
+    rows = file_rows(name, config, len(blank), len(parts))
+    for part, target in zip(parts, blank.split(rows), strict=True):
         tensor = _read(tensors, part)
         if stored_transposed(name, config):
             tensor = tensor.T
