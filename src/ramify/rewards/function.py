@@ -20,7 +20,7 @@ class FunctionReward:
 
     def __init__(self, function: Callable[[str, str], float], name: str | None = None) -> None:
         self.function = function
-        self.name: str = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
 
     def score(self, sequences: Many[Sequence]) -> Generator[Command, Any, list[float]]:
         """One call per candidate."""
