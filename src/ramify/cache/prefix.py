@@ -77,6 +77,11 @@ class PrefixCache:
                 found = _Node(piece, table.blocks[at // size], node)
                 self.pool.share(found.block)
                 siblings.append(found)
+            elif self.pool.refs[found.block] == 1 and found.block != table.blocks[at // size]:
+                # Computed again by somebody who could not wait for it: one copy is enough.
+                self.pool.release(found.block)
+                found.block = table.blocks[at // size]
+                self.pool.share(found.block)
             found.used = self._clock
             node = found
 

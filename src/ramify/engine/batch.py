@@ -6,6 +6,7 @@ C = B * block_size cached positions, H heads, G kv heads, d head dimension.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # Rows are padded to the longest of their group; a group closes when padding would pass this factor.
 PADDING = 1.5
+# Reads of a key and value that cost about as much as another attention call.
+CALL = 4096
 
 
 @dataclass(slots=True)
@@ -36,12 +39,18 @@ class Row:
 
 @dataclass(slots=True)
 class _Group:
-    """Rows that share one padded attention call."""
+    """Rows that go through attention together.
+
+    shared_1B: the blocks that all rows begin with, read once for all of them. tables_RB: each row's blocks from
+    position `first` on. valid_RQ: None when nothing is padded.
+    """
 
     tokens_RQ: Tensor
+    shared_1B: Tensor
     tables_RB: Tensor
+    first: int
     positions_RQ: Tensor
-    valid_RQ: Tensor | None  # None: nothing is padded
+    valid_RQ: Tensor | None
 
 
 class PagedAttention:
@@ -51,9 +60,10 @@ class PagedAttention:
     """
 
     def __init__(self, config: ModelConfig, store: KVStore, rows: list[Row], block_size: int) -> None:
-        self.config, self.store = config, store
+        self.config, self.store, self.block_size = config, store, block_size
         self.slots_T = torch.tensor([slot for row in rows for slot in row.slots])
-        self.groups = list(_groups(rows, block_size))
+        # A sliding window may end inside a shared beginning.
+        self.groups = _groups(rows, block_size, share=not any(config.windows))
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def __call__(self, layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
@@ -62,9 +72,14 @@ class PagedAttention:
         self.store.write(layer, self.slots_T, k_TGd, v_TGd)
         out_THd = torch.empty_like(q_THd)
         for number, group in enumerate(self.groups):
-            k_RCGd, v_RCGd = self.store.read(layer, group.tables_RB)
-            out_RQHd = attention(q_THd[group.tokens_RQ], k_RCGd, v_RCGd, self._mask(number, config.windows[layer]),
-                                 config.attention_scale, config.attention_softcap)
+            q_RQHd, own = q_THd[group.tokens_RQ], self.store.read(layer, group.tables_RB)
+            mask_RQC = self._mask(number, config.windows[layer])
+            if group.first:
+                shared = self.store.read(layer, group.shared_1B)
+                out_RQHd = shared_attention(q_RQHd, shared, own, mask_RQC, config.attention_scale,
+                                            config.attention_softcap)
+            else:
+                out_RQHd = attention(q_RQHd, *own, mask_RQC, config.attention_scale, config.attention_softcap)
             if group.valid_RQ is None:
                 out_THd[group.tokens_RQ] = out_RQHd
             else:
@@ -72,16 +87,42 @@ class PagedAttention:
         return out_THd
 
     def _mask(self, number: int, window: int | None) -> Tensor:
-        """Which cached positions each query may see: mask_RQC, True where it may."""
+        """Which of a row's own cached positions each query may see: mask_RQC, True where it may."""
         if (number, window) not in self._masks:
             group = self.groups[number]
-            width = group.tables_RB.shape[1] * self.store.kv.shape[3]
-            keys_C, positions_RQ1 = torch.arange(width), group.positions_RQ[..., None]
+            keys_C = torch.arange(group.tables_RB.shape[1] * self.block_size) + group.first
+            positions_RQ1 = group.positions_RQ[..., None]
             mask_RQC = keys_C <= positions_RQ1
             if window is not None:
                 mask_RQC &= keys_C > positions_RQ1 - window
             self._masks[number, window] = mask_RQC
         return self._masks[number, window]
+
+
+def shared_attention(q_R1Hd: Tensor, shared: tuple[Tensor, Tensor], own: tuple[Tensor, Tensor], mask_R1C: Tensor,
+                     scale: float, softcap: float | None = None) -> Tensor:
+    """o_R1Hd: one query per row over P keys that every row begins with, then over the row's own C.
+
+    Equal to `attention` over the P + C keys of each row, but the shared ones are read once: a product of all
+    rows' queries with them per key head. shared: k and v [1, P, G, d]; own: [R, C, G, d]; the mask is of own.
+    """
+    rows, _, heads, width = q_R1Hd.shape
+    (kp_GPd, vp_GPd), (k_GRCd, v_GRCd) = ((x[0].transpose(0, 1) for x in shared),
+                                          (x.permute(2, 0, 1, 3) for x in own))
+    groups, split = len(kp_GPd), kp_GPd.shape[1]
+    each = heads // groups  # query heads that share a key head
+    q_GXd = (q_R1Hd * scale).view(rows, groups, each, width).transpose(0, 1).reshape(groups, rows * each, width)
+    own_scores = q_GXd.view(groups * rows, each, width) @ k_GRCd.flatten(0, 1).transpose(1, 2)
+    scores_GRhC = torch.cat([(q_GXd @ kp_GPd.transpose(1, 2)).view(groups, rows, each, -1),
+                             own_scores.view(groups, rows, each, -1)], -1)
+    if softcap is not None:
+        scores_GRhC = torch.tanh(scores_GRhC / softcap) * softcap
+    scores_GRhC[..., split:].masked_fill_(~mask_R1C, -torch.inf)
+    probs_GRhC = scores_GRhC.softmax(-1)
+    out = probs_GRhC[..., :split].flatten(1, 2) @ vp_GPd
+    out = torch.baddbmm(out.view(groups * rows, each, width), probs_GRhC[..., split:].flatten(0, 1),
+                        v_GRCd.flatten(0, 1))
+    return out.view(groups, rows, each, width).transpose(0, 1).reshape(q_R1Hd.shape)
 
 
 def flatten(rows: list[Row]) -> tuple[Tensor, Tensor]:
@@ -91,28 +132,49 @@ def flatten(rows: list[Row]) -> tuple[Tensor, Tensor]:
     return torch.tensor(ids), torch.tensor(positions)
 
 
-def _groups(rows: list[Row], block_size: int) -> list[_Group]:
-    """Pack rows of similar length together so that little is padded."""
+def _groups(rows: list[Row], block_size: int, share: bool) -> list[_Group]:
+    """Rows that begin with the same blocks together, if reading those once is worth a call; the rest by length."""
+    families: dict[int, list[int]] = defaultdict(list)
+    for at, row in enumerate(rows):
+        families[row.context.table.blocks[0] if share and len(row.ids) == 1 else -1].append(at)
     offsets = np.cumsum([0] + [len(row.ids) for row in rows])
-    order = sorted(range(len(rows)), key=lambda at: (len(rows[at].ids), rows[at].start))
-    groups: list[_Group] = []
-    members: list[int] = []
-    real = 0
-    for at in order:
+    groups, rest = [], families.pop(-1, [])
+    for members in families.values():
+        blocks = _common([rows[at] for at in members], block_size)
+        if (len(members) - 1) * blocks * block_size > CALL:
+            groups += [_group(rows, some, offsets, block_size, blocks) for some in _pack(rows, members)]
+        else:
+            rest += members
+    return groups + [_group(rows, some, offsets, block_size, 0) for some in _pack(rows, rest)]
+
+
+def _common(rows: list[Row], block_size: int) -> int:
+    """How many blocks all rows begin with. A row's last block is its own: it is written in this step."""
+    first, count = rows[0].context.table.blocks, min(row.start for row in rows) // block_size
+    for row in rows[1:]:
+        blocks = row.context.table.blocks
+        while blocks[:count] != first[:count]:
+            count -= 1
+    return count
+
+
+def _pack(rows: list[Row], members: list[int]) -> list[list[int]]:
+    """Rows of similar length together, so that little is padded."""
+    packs: list[list[int]] = []
+    real = widest = 0
+    for at in sorted(members, key=lambda at: (len(rows[at].ids), rows[at].start)):
         count, width = len(rows[at].ids), rows[at].start + len(rows[at].ids)
-        widest = max([width] + [rows[m].start + len(rows[m].ids) for m in members])
-        # `order` ascends in query count, so this row is the longest of the group.
-        padded = (len(members) + 1) * count * widest
-        if members and padded > PADDING * (real + count * width) and padded - real > 4096:
-            groups.append(_group(rows, members, offsets, block_size))
-            members, real = [], 0
-        members.append(at)
-        real += count * width
-    groups.append(_group(rows, members, offsets, block_size))
-    return groups
+        # Ids per row ascend, so this row has the most of its pack.
+        padded = 0 if not packs else (len(packs[-1]) + 1) * count * max(widest, width)
+        if not packs or (padded > PADDING * (real + count * width) and padded - real > CALL):
+            packs.append([])
+            real = widest = 0
+        packs[-1].append(at)
+        real, widest = real + count * width, max(widest, width)
+    return packs
 
 
-def _group(rows: list[Row], members: list[int], offsets: np.ndarray, block_size: int) -> _Group:
+def _group(rows: list[Row], members: list[int], offsets: np.ndarray, block_size: int, shared: int) -> _Group:
     counts = np.array([len(rows[at].ids) for at in members])
     starts = np.array([rows[at].start for at in members])
     step_Q = np.arange(counts.max())
@@ -121,10 +183,11 @@ def _group(rows: list[Row], members: list[int], offsets: np.ndarray, block_size:
     positions_RQ = np.where(valid_RQ, starts[:, None] + step_Q, starts[:, None])
     tables = [rows[at].context.table.blocks for at in members]
     # The table may already hold room beyond this step's last position; read no further than needed.
-    width = max(-(-(rows[at].start + len(rows[at].ids)) // block_size) for at in members)
-    tables_RB = np.zeros((len(members), width), dtype=np.int64)
+    width = -(-int((starts + counts).max()) // block_size)
+    tables_RB = np.zeros((len(members), width - shared), dtype=np.int64)
     for row, blocks in enumerate(tables):
-        tables_RB[row, : len(blocks)] = blocks[:width]
+        tables_RB[row, : len(blocks) - shared] = blocks[shared:width]
     full = bool(valid_RQ.all())
-    return _Group(torch.from_numpy(tokens_RQ), torch.from_numpy(tables_RB), torch.from_numpy(positions_RQ),
+    return _Group(torch.from_numpy(tokens_RQ), torch.tensor([tables[0][:shared]], dtype=torch.int64),
+                  torch.from_numpy(tables_RB), shared * block_size, torch.from_numpy(positions_RQ),
                   None if full else torch.from_numpy(valid_RQ))

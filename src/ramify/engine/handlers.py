@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ramify.engine import commands
 from ramify.engine.jobs import Job
-from ramify.engine.reading import answer_ids, prompt_ids
+from ramify.engine.reading import agree, answer_ids, prompt_ids
 from ramify.engine.sequence import Context, Group, Prompt, Sequence, check_scores
+from ramify.errors import CapacityError, ModelError
 from ramify.sampling.draws import mix
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ def extend(loop: Loop, request: Request, command: commands.Extend) -> Handler:
     """Grow what still lives."""
     limit = request.prompt.params.max_tokens
     live = [sequence for sequence in command.sequences if sequence.live]
+    tokens = limit if command.tokens is None else command.tokens
     yield [Job(request, sequence, sequence.contexts[loop.target], request.prompt.ids, sequence.tokens, "grow",
-               min(command.tokens or limit, limit - len(sequence.tokens))) for sequence in live]
+               min(tokens, limit - len(sequence.tokens))) for sequence in live]
     for sequence in live:
         request.emit("extend", sequence)
 
@@ -89,7 +91,8 @@ def rewind(loop: Loop, request: Request, command: commands.Rewind) -> Handler:
             sequence.stream = mix(sequence.stream, -1)
             for runner, context in sequence.contexts.items():
                 # One id short, because the last one must be read again to know what follows it.
-                context.rewind(max(0, len(request.prefixes[runner]) + command.length - 1))
+                context.rewind(max(0, (kept := len(request.prefixes[runner]) + command.length) - 1))
+                context.lost = context.lost[:kept]
                 del context.logprobs[command.length :]
         request.emit("rewind", sequence)
     return
@@ -98,40 +101,50 @@ def rewind(loop: Loop, request: Request, command: commands.Rewind) -> Handler:
 
 def peek(loop: Loop, request: Request, command: commands.Peek) -> Handler:
     """Read each answer but its last token under another model and collect log-probabilities."""
-    if command.model is None:
+    if command.model is None or not command.sequences:
         return [list(sequence.logprobs) for sequence in command.sequences]
+    if command.model.tokenizer.fingerprint != loop.target.model.tokenizer.fingerprint:
+        raise ModelError(f"a model with the tokenizer of {loop.target.model.name}", command.model.name,
+                         "use one of the same family: the answer's tokens mean something else to this one")
     runner = loop.runner(command.model, command.role)
     root = yield from _root(request, runner, "logits")
-    jobs = []
+    prefix, jobs = request.prefixes[runner], []
     for sequence in command.sequences:
         context = _context(request, sequence, runner)
-        if sequence.tokens and not context.logprobs and root.logits is not None and len(context.ids) == len(root.ids):
+        if sequence.tokens and not context.logprobs and root.logits is not None:
             context.logprobs.append(root.logits.log_softmax(-1)[sequence.tokens[0]].item())
-        jobs.append(Job(request, sequence, context, root.ids, sequence.tokens[:-1], "logprobs"))
+        # `read` may have left closing tokens here, or read further than log-probabilities are known.
+        shared = agree(context.ids, prefix + sequence.tokens)
+        context.rewind(min(shared, len(prefix) + max(0, len(context.logprobs) - 1)))
+        jobs.append(Job(request, sequence, context, prefix, sequence.tokens[:-1], "logprobs"))
     yield jobs
-    return [list(sequence.contexts[runner].logprobs) for sequence in command.sequences]
+    return [job.result for job in jobs]
 
 
 def read(loop: Loop, request: Request, command: commands.Read) -> Handler:
     """Feed each answer's new tokens to a model with a scalar head."""
+    if not command.sequences:
+        return []
     runner = loop.runner(command.model, command.role)
     yield from _root(request, runner, "none")
     prefix, jobs = request.prefixes[runner], []
     for sequence in command.sequences:
         context = _context(request, sequence, runner)
         suffix = answer_ids(command.model, loop.target.model, sequence, command.closed)
-        shared = _agree(context.ids, prefix + suffix)
+        shared = agree(context.ids, prefix + suffix)
         if shared < len(context.ids) or context.value is None:
             context.rewind(min(shared, len(prefix) + len(suffix) - 1))
+        _fit(runner, len(prefix) + len(suffix))
         jobs.append(Job(request, sequence, context, prefix, suffix, "value"))
     yield jobs
-    return [sequence.contexts[runner].value for sequence in command.sequences]
+    return [job.result for job in jobs]
 
 
 def _root(request: Request, runner: Runner, want: Any) -> Generator[list[Job], Any, Context]:
     """The prompt in `runner`'s cache, read once per request."""
     if runner not in request.prefixes:
         request.prefixes[runner] = prompt_ids(runner.model, request)
+        _fit(runner, len(request.prefixes[runner]))
     prefix = request.prefixes[runner]
     root = request.root.contexts.get(runner)
     if root is None:
@@ -145,6 +158,14 @@ def _root(request: Request, runner: Runner, want: Any) -> Generator[list[Job], A
     return root
 
 
+def _fit(runner: Runner, count: int) -> None:
+    """Raise `CapacityError` if `count` ids of one text cannot be read at all."""
+    room = min(runner.capacity, runner.model.decoder.config.max_positions)
+    if count > room:
+        raise CapacityError(f"room for {count} tokens in {runner.model.name}", f"{room}",
+                            "raise capacity, lower max_tokens, or use a model with a longer context")
+
+
 def _context(request: Request, sequence: Sequence, runner: Runner) -> Context:
     """The sequence's context in `runner`, forked from the prompt's when it is new or was given up."""
     root = request.root.contexts[runner]
@@ -153,14 +174,6 @@ def _context(request: Request, sequence: Sequence, runner: Runner) -> Context:
         context = sequence.contexts[runner] = root.fork()
         request.usage.role(runner.role).cached += len(root.ids)
     return context
-
-
-def _agree(left: list[int], right: list[int]) -> int:
-    """Length of the common prefix."""
-    short = min(len(left), len(right))
-    if left[:short] == right[:short]:
-        return short
-    return next(at for at in range(short) if left[at] != right[at])
 
 
 HANDLERS: dict[type, Callable[..., Handler]] = {

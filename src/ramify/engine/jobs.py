@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from ramify.engine.reading import agree
 
 if TYPE_CHECKING:
     from ramify.engine.request import Request
@@ -27,6 +29,7 @@ class Job:
     suffix: list[int]
     want: Want
     grow: int = 0
+    result: Any = None
 
     @property
     def pending(self) -> int:
@@ -39,10 +42,22 @@ class Job:
         return (self.grow == 0 or not self.sequence.live) if self.want == "grow" else self.pending == 0
 
     def restore(self) -> None:
-        """After the context's blocks were given up: start again from the prompt, if that is still there."""
-        root = self.request.root.contexts.get(self.context.runner)
-        if not self.context.ids and root is not None and root is not self.context:
-            self.context.adopt(root)
+        """Start an empty context from the prompt, if that is there by now, or still after blocks were given up."""
+        context, root = self.context, self.request.root.contexts.get(self.context.runner)
+        if context.ids:
+            return
+        if root is not None and root.ids:
+            context.adopt(root)
+        else:
+            found = context.runner.open(self.prefix)
+            context.table, context.ids = found.table, found.ids
+        self.request.usage.role(context.runner.role).cached += len(context.ids)
+        if self.pending == 0 or self.want == "logprobs":  # what comes out at the prompt's end is wanted too
+            context.rewind(max(0, len(context.ids) - 1))
+
+    def keep(self) -> None:
+        """Note what was wanted: a later step may give up the context's blocks, and what came out with them."""
+        self.result = self.context.value if self.want == "value" else list(self.context.logprobs)
 
     def next_ids(self, count: int) -> list[int]:
         """The next `count` ids to read."""
@@ -55,9 +70,10 @@ class Job:
         """Enter `count` ids read from position `start` into the request's ledger."""
         runner = self.context.runner
         page = self.request.usage.role(runner.role)
-        recomputed = max(0, min(start + count, self.context.lost) - start)
+        recomputed = agree(self.context.ids[start:], self.context.lost[start : start + count])
         fresh = start + recomputed
-        prompt = max(0, min(start + count, len(self.prefix)) - fresh) if self.want == "grow" else count - recomputed
+        generated = self.want in ("grow", "logits")
+        prompt = max(0, min(start + count, len(self.prefix)) - fresh) if generated else count - recomputed
         page.recomputed += recomputed
         page.prefill += prompt
         page.decode += count - recomputed - prompt

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from ramify.types import Role
 
 
+def unfinished(jobs: list[Job]) -> list[Job]:
+    """Those not done; the others note their results."""
+    for job in jobs:
+        if job.done:
+            job.keep()
+    return [job for job in jobs if not job.done]
+
+
 class Loop:
     """All live requests and the models that serve them."""
 
@@ -58,7 +66,7 @@ class Loop:
 
     def _drain(self, request: Request) -> None:
         """Resume a request whose jobs are done until it has new ones or ends."""
-        request.jobs = [job for job in request.jobs if not job.done]
+        request.jobs = unfinished(request.jobs)
         reply = None
         while not request.jobs and not request.finished:
             request.note_peak(self.target)
@@ -79,7 +87,7 @@ class Loop:
                 ready = [job for job in item if job.want == "grow" and job.pending == 0 and not job.done]
                 if ready:  # nothing to read: what follows the prompt is known already
                     self._grow(ready, torch.stack([job.context.logits for job in ready]))
-                request.jobs = [job for job in item if not job.done]
+                request.jobs = unfinished(item)
             else:
                 request.stack.append(HANDLERS[type(item)](self, request, item))
 
@@ -108,12 +116,12 @@ class Loop:
 
     def _collect(self, runner: Runner, job: Job, start: int, hidden_QD: Tensor) -> None:
         """Log-probabilities of the answer tokens that follow the ids just read."""
-        answer, first = job.sequence.tokens, len(job.prefix) - 1
-        skip = max(0, first - start)
-        follow = answer[max(start, first) - first : start + len(hidden_QD) - first]
+        answer, known, first = job.sequence.tokens, job.context.logprobs, len(job.prefix) - 1
+        skip = max(0, first + len(known) - start)
+        follow = answer[max(start - first, len(known)) : max(0, start + len(hidden_QD) - first)]
         if follow:
             logprobs_QV = runner.model.decoder.logits(hidden_QD[skip:]).log_softmax(-1)
-            job.context.logprobs += logprobs_QV.gather(-1, torch.tensor(follow)[:, None])[:, 0].tolist()
+            known += logprobs_QV.gather(-1, torch.tensor(follow)[:, None])[:, 0].tolist()
 
     def _grow(self, jobs: Iterable[Job], logits_RV: Tensor) -> None:
         """Sample one token for every row and commit it."""

@@ -40,3 +40,11 @@ def answer_ids(model: Model, target: Model, sequence: Sequence, closed: bool) ->
     else:
         ids = model.tokenizer.encode(sequence.text)
     return ids + model.tokenizer.closing_ids if closed or ended or stopped else ids
+
+
+def agree(left: list[int], right: list[int]) -> int:
+    """Length of the common prefix."""
+    short = min(len(left), len(right))
+    if left[:short] == right[:short]:
+        return short
+    return next(at for at in range(short) if left[at] != right[at])

@@ -76,5 +76,6 @@ class Runner:
         hidden_TD = decoder(ids_T, positions_T, attend)
         for context, ids in work:
             context.ids += ids
+            context.logits = None  # they belonged to the position before
         self.tokens_seen += len(ids_T)
         return list(hidden_TD.split([len(row.ids) for row in rows]))

@@ -29,10 +29,11 @@ class Scheduler:
         alive: every sequence that holds blocks, oldest first.
         """
         by_runner: dict[Runner, list[Job]] = defaultdict(list)
+        alive = list(alive)
         for job in jobs:
             by_runner[job.context.runner].append(job)
         return {runner: rows for runner, waiting in by_runner.items()
-                if (rows := self._fill(runner, waiting, list(alive)))}
+                if (rows := self._fill(runner, waiting, alive))}
 
     def _fill(self, runner: Runner, jobs: list[Job], alive: list[Sequence]) -> list[tuple[Job, int]]:
         budget, reserved = self.step_tokens, 0
@@ -46,13 +47,14 @@ class Scheduler:
                 continue
             need = job.context.table.blocks_needed(count)
             if runner.pool.available - reserved < need:
-                protected = taken | {job.context}
-                self._make_room(runner, reserved + need, alive, protected)
+                self._make_room(runner, reserved + need, alive, taken | {job.context}, alone=not rows)
                 need = job.context.table.blocks_needed(count)
             if runner.pool.available - reserved < need:
                 if rows:
                     continue
-                # The oldest job alone: read as much as fits.
+                # The oldest job alone: read as much as fits. A remembered prefix may hold its last block too.
+                if runner.prefixes is not None:
+                    runner.prefixes.clear()
                 count = min(count, self._room(job.context))
                 need = job.context.table.blocks_needed(count)
             reserved += need
@@ -72,15 +74,23 @@ class Scheduler:
         return low
 
     @staticmethod
-    def _make_room(runner: Runner, need: int, alive: list[Sequence], protected: set[Context]) -> None:
-        """Free blocks until `need` are available: remembered prefixes, then contexts, youngest first."""
+    def _make_room(runner: Runner, need: int, alive: list[Sequence], protected: set[Context], alone: bool) -> None:
+        """Free blocks until `need` are available: remembered prefixes, then contexts, youngest first.
+
+        A prompt stays if it can, and so does a context without a block of its own: that would free nothing, and
+        every candidate would read the prompt again. Only a job that would run `alone` takes it all.
+        """
+        pool = runner.pool
         if runner.prefixes is not None:
-            runner.prefixes.evict(need - runner.pool.available)
-        for sequence in reversed(alive):
-            if runner.pool.available >= need:
-                return
-            context = sequence.contexts.get(runner)
-            if context is not None and context not in protected and context.ids:
-                context.free()
-                if runner.prefixes is not None:
-                    runner.prefixes.evict(need - runner.pool.available)
+            runner.prefixes.evict(need - pool.available)
+        for shared_too in (False, True) if alone else (False,):
+            for sequence in reversed(alive):
+                if pool.available >= need:
+                    return
+                context = sequence.contexts.get(runner)
+                if context is None or context in protected or not context.ids:
+                    continue
+                if shared_too or (sequence.path and any(pool.refs[block] == 1 for block in context.table.blocks)):
+                    context.free()
+                    if runner.prefixes is not None:
+                        runner.prefixes.evict(need - pool.available)

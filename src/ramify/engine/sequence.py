@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Context:
     """What one model has read of one sequence: its block table, the ids in it and what came out last.
 
-    lost: how many ids had been read before the blocks were given up; reading them again is recomputation.
+    lost: the ids that had been read when the blocks were given up; reading them again is recomputation.
     """
 
     __slots__ = ("ids", "logits", "logprobs", "lost", "runner", "table", "value")
@@ -31,12 +31,13 @@ class Context:
         self.logits: torch.Tensor | None = None
         self.value: float | None = None
         self.logprobs: list[float] = []
-        self.lost = 0
+        self.lost: list[int] = []
 
     def fork(self) -> Context:
         """A context that continues this one."""
         child = Context(self.runner, self.table.fork(), list(self.ids))
         child.logits, child.value, child.logprobs = self.logits, self.value, list(self.logprobs)
+        child.lost = self.lost
         return child
 
     def adopt(self, other: Context) -> None:
@@ -52,7 +53,7 @@ class Context:
 
     def free(self) -> None:
         """Give the blocks back; what was read counts as lost."""
-        self.lost = max(self.lost, len(self.ids))
+        self.lost = self.ids + self.lost[len(self.ids) :]
         self.rewind(0)
         self.logprobs.clear()
 
@@ -119,7 +120,7 @@ class Sequence:
         """Keep the first `length` answer tokens and live again."""
         del self.tokens[length:], self.logprobs[length:]
         self.scores = [(at, score) for at, score in self.scores if at <= length]
-        self.state, self.stop_at = "live", None
+        self.state, self.stop_at, self._text = "live", None, (0, "")
 
     def release(self) -> None:
         """Give back the blocks of every model."""
