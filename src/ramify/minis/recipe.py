@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -36,10 +37,11 @@ from ramify.minis.tokenizer import (
 from ramify.train.data import Row, buckets
 from ramify.train.distill import train_draft
 from ramify.train.dpo import Pair, answer_logprobs, train_dpo
+from ramify.train.judge import look_back, replaced, train_judge
 from ramify.train.lm import train_lm
 from ramify.train.loop import LoopConfig, worker
 from ramify.train.models import Trunk, export, load_policy, new_llama, reward_from_policy
-from ramify.train.reward import Judged, train_reward
+from ramify.train.reward import Judged
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,7 +50,7 @@ R = TypeVar("R", bound=Row)
 BLOCK = 16  # batches that are made, bucketed by length and shuffled together
 TOKENS_A_ROW = {(1, 2): 55, (1, 5): 70}  # about the mean of prompt and solution, to size a block
 # Streams of train-split problems that are kept apart.
-LM_SEED, REWARD_SEED, DPO_SEED = 1_000_000, 2_000_000, 3_000_000
+LM_SEED, REWARD_SEED, DPO_SEED, SLIP_SEED = 1_000_000, 2_000_000, 3_000_000, 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +72,14 @@ TARGET_LOOP = LoopConfig(steps=660, stop=601)  # a finished one solves too much 
 SMALL_LOOP = LoopConfig(steps=1000)
 DRAFT_SFT_LOOP = LoopConfig(steps=900, decay=0.1)
 DRAFT_LOOP = LoopConfig(steps=200, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
-REWARD_LOOP = LoopConfig(steps=360, matrix_lr=0.01, other_lr=0.003, decay=0.6)
-JUDGING_LAYERS = 2  # on top of the trunk of a finished target
+REWARD_LOOP = LoopConfig(steps=1400, decay=0.6)
 DPO_LOOP = LoopConfig(steps=120, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
 
 TOKENS_A_STEP = 6000  # padded tokens, target and reward
 SMALL_TOKENS = 4000  # draft, reference
+JUDGE_TOKENS = 2000  # the reward model's new layers
+JUDGING_LAYERS = 2
+SLIP_STEPS, SLIP_RATES = 600, (0.0, 0.03, 0.1, 0.2)  # the judge's first steps: replaced digits and signs
 EASY_STEPS = 120  # at first, problems of one or two lines only
 
 
@@ -206,17 +210,45 @@ def target_samples(place: Place) -> list[Judged]:
 
 
 def train_reward_model(place: Place) -> None:
-    """The judge is the target's training run to its end, frozen, under new layers that learn to spot mistakes."""
-    rows, tokenizer = target_samples(place), place.tokenizer
+    """The judge stands on the target's training run to its end: a better solver sees more mistakes."""
+    samples, tokenizer = target_samples(place), place.tokenizer
     run = place.out / "reward-trunk"
     if worker()[0] == 0 and not run.exists():
         shutil.copytree(place.out / "target", run)
     wait_for_all()
-    trunk = new_model(tokenizer, TARGET)
-    train_lm(trunk, fresh_problems(tokenizer, TOKENS_A_STEP), replace(TARGET_LOOP, stop=None), run)
-    model = reward_from_policy(trunk, extra_layers=JUDGING_LAYERS, frozen=True)
-    train_reward(model, epochs(rows, TOKENS_A_STEP), REWARD_LOOP, place.out / "reward")
+    policy = new_model(tokenizer, TARGET)
+    train_lm(policy, fresh_problems(tokenizer, TOKENS_A_STEP), replace(TARGET_LOOP, stop=None), run)
+    policy.requires_grad_(False)
+    torch.manual_seed(1)
+    model = reward_from_policy(policy, extra_layers=JUDGING_LAYERS, frozen=True)
+    look_back(model, policy, TARGET.layers, samples[:400])
+    sampled = epochs(samples, JUDGE_TOKENS)
+    slips = slipped_problems(tokenizer, JUDGE_TOKENS)
+
+    def batch(step: int) -> Sequence[Judged]:
+        return slips(step) if step < SLIP_STEPS else sampled(step - SLIP_STEPS)
+
+    train_judge(model, policy, batch, REWARD_LOOP, place.out / "reward")
     publish(place, model, "mini-math-reward")
+
+
+def slipped_problems(tokenizer: Tokenizer, tokens: int) -> Callable[[int], Sequence[Judged]]:
+    """Batches of worked solutions in which some digits and signs were replaced, a function of the step."""
+    kinds = [{tokenizer.token_to_id(c) for c in characters} for characters in ("0123456789", "+-*/")]
+    made: dict[int, list[list[Judged]]] = {}
+
+    def batch(step: int) -> Sequence[Judged]:
+        block = step // BLOCK
+        if block not in made:
+            made.clear()
+            rng = random.Random(block)
+            stream = problem_stream("train", SLIP_SEED + block, (1, 5))
+            count = int(BLOCK * tokens / TOKENS_A_ROW[1, 5])
+            rows = [replaced(row_of(tokenizer, p), kinds, rng.choice(SLIP_RATES), rng) for p in islice(stream, count)]
+            made[block] = buckets(rows, tokens, block)
+        return mine(made[block][step % BLOCK % len(made[block])])
+
+    return batch
 
 
 def train_draft_model(place: Place) -> None:

@@ -15,10 +15,14 @@ from ramify.train.models import Trunk
 
 @dataclass(frozen=True, slots=True)
 class Judged(Row):
-    """A prompt with one finished answer, whether the answer is right, and which prompt it belongs to."""
+    """A prompt with one finished answer, whether the answer is right, and which prompt it belongs to.
+
+    `sound`: where it is known, the number of leading ids without a mistake.
+    """
 
     correct: bool
     group: int
+    sound: int | None = None
 
 
 def scores(model: Trunk, rows: Sequence[Row]) -> Tensor:
@@ -27,19 +31,30 @@ def scores(model: Trunk, rows: Sequence[Row]) -> Tensor:
     return model.score(model.model(input_ids=ids_BT, use_cache=False).last_hidden_state).squeeze(-1)
 
 
+def prefix_mask(rows: Sequence[Row], longest: int) -> Tensor:
+    """bool [rows, longest]: the places whose prefixes are scored, from the bare prompt to the whole text."""
+    position_T = torch.arange(longest)
+    first_B1 = torch.tensor([[row.prompt - 1] for row in rows])
+    length_B1 = torch.tensor([[len(row.ids)] for row in rows])
+    return (position_T >= first_B1) & (position_T < length_B1)
+
+
 def prefix_loss(score_BT: Tensor, rows: Sequence[Judged]) -> Tensor:
     """Mean binary cross-entropy of every prefix against the label of the finished answer.
 
-    The first scored prefix is the bare prompt, the last the whole text. The minimiser at a prefix is the
-    log-odds that an answer of the sampling policy that starts so turns out right. Each row weighs the same.
+    The minimiser at a prefix is the log-odds that an answer of the sampling policy that starts so turns out right.
+    Rows that say how far they are `sound` label each prefix by that instead. Each row weighs the same.
     """
-    position_T = torch.arange(score_BT.size(1))
-    first_B1 = torch.tensor([[row.prompt - 1] for row in rows])
-    length_B1 = torch.tensor([[len(row.ids)] for row in rows])
-    scored_BT = (position_T >= first_B1) & (position_T < length_B1)
-    label_BT = torch.tensor([[float(row.correct)] for row in rows]).expand_as(score_BT)
+    scored_BT = prefix_mask(rows, score_BT.size(1))
+    until_B1 = torch.tensor([[_right_until(row)] for row in rows])
+    label_BT = (torch.arange(score_BT.size(1)) < until_B1).float()
     loss_BT = F.binary_cross_entropy_with_logits(score_BT, label_BT, reduction="none")
     return ((loss_BT * scored_BT).sum(1) / scored_BT.sum(1)).mean()
+
+
+def _right_until(row: Judged) -> int:
+    """Prefixes of up to so many ids are labelled right."""
+    return row.sound if row.sound is not None else len(row.ids) * row.correct
 
 
 def final_scores(score_BT: Tensor, rows: Sequence[Judged]) -> Tensor:
