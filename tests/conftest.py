@@ -9,6 +9,11 @@ import resource
 from contextlib import contextmanager
 
 import pytest
+from hypothesis import settings
+
+# No test asserts a time, and the default deadline of hypothesis would.
+settings.register_profile("ramify", deadline=None)
+settings.load_profile("ramify")
 
 
 @pytest.fixture

@@ -34,9 +34,11 @@ def speculative_rejection(prompt: Prompt, *, reward: Reward, n: int = 16, alpha:
     memory = min(n * (first or math.ceil(prompt.params.max_tokens / 4)), prompt.capacity - len(prompt.ids))
     ended = alive.of([])
     while alive.unfinished:
-        yield Extend(alive.unfinished, tokens=chunk or room(alive, memory))
+        stay = keep(len(alive), alpha)
+        # Where nobody would be dropped, there is nothing to stop for.
+        yield Extend(alive.unfinished, tokens=None if stay == len(alive) else chunk or room(alive, memory))
         scores = yield Score(alive, reward)
-        alive, lost = alive.split_top(scores, keep(len(alive), alpha))
+        alive, lost = alive.split_top(scores, stay)
         ended += [sequence for sequence in alive.finished if sequence not in ended]
         yield Drop([sequence for sequence in lost if sequence not in ended])
     return ended.of(sequence for sequence in everyone if sequence in ended).best()
