@@ -1,5 +1,6 @@
 """A cache too small for all candidates gives blocks up and reads them again: nothing in the answer may change."""
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -19,9 +20,9 @@ CASE = Case(seed=3, longest=LONGEST, zeros=0.1)
 IMPLICIT = ImplicitReward(tabular_model(3, 11), tabular_model(3, 12))
 OPEN = SequenceReward(CASE.reward.model, closed=False)
 SEARCHES = {
-    "best_of_n": lambda reward: lambda prompt: best_of_n(prompt, reward=reward, n=4),
-    "speculative_rejection": lambda reward: lambda prompt: speculative_rejection(prompt, reward=reward, n=5, chunk=2),
-    "treebon": lambda reward: lambda prompt: treebon(prompt, reward=CASE.reward, guide=reward, n=4, layers=3, children=2),
+    "best_of_n": lambda reward: partial(best_of_n, reward=reward, n=4),
+    "speculative_rejection": lambda reward: partial(speculative_rejection, reward=reward, n=5, chunk=2),
+    "treebon": lambda reward: partial(treebon, reward=CASE.reward, guide=reward, n=4, layers=3, children=2),
 }
 REWARDS = {"closed": CASE.reward, "open": OPEN, "implicit": IMPLICIT}
 ROOM = len(PROMPT_IDS) + LONGEST + 1  # the reward model closes a turn, one token more than the target reads
@@ -29,7 +30,8 @@ ROOM = len(PROMPT_IDS) + LONGEST + 1  # the reward model closes a turn, one toke
 
 def told(engine, search, seed):
     result = engine.result(PROMPT, search, SamplingParams(max_tokens=LONGEST), seed=seed)
-    return [(c.id, c.token_ids, c.state, c.scores) for c in result.candidates], result.chosen, result.usage.target.recomputed
+    candidates = [(c.id, c.token_ids, c.state, c.scores) for c in result.candidates]
+    return candidates, result.chosen, result.usage.target.recomputed
 
 
 @pytest.mark.parametrize(("name", "reward"), product(SEARCHES, REWARDS))
@@ -37,7 +39,8 @@ def test_a_small_cache_changes_nothing(name, reward):
     search, recomputed = SEARCHES[name](REWARDS[reward]), 0
     for seed, (block, room, step) in enumerate(product((1, 2, 4), (ROOM, ROOM + 5), (64, 3))):
         large = told(Engine(CASE.model, capacity=1000, block_size=2), search, seed)
-        small = told(Engine(CASE.model, capacity=-(-room // block) * block, block_size=block, step_tokens=step), search, seed)
+        tight = Engine(CASE.model, capacity=-(-room // block) * block, block_size=block, step_tokens=step)
+        small = told(tight, search, seed)
         assert small[:2] == large[:2], (block, room, step, seed)
         assert large[2] == 0
         recomputed += small[2]

@@ -34,7 +34,7 @@ def probabilities(logits_RV: Tensor, params: SamplingParams, answers: list[list[
         return torch.zeros_like(logits_RV).scatter_(-1, logits_RV.argmax(-1, keepdim=True), 1.0)
     if params.temperature != 1:
         # The largest becomes 0 first: a tiny temperature would turn it into infinity, and the softmax into NaN.
-        logits_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)) / params.temperature
+        logits_RV = (logits_RV - logits_RV.amax(-1, keepdim=True)) / max(params.temperature, 1e-30)
     probs_RV = logits_RV.softmax(-1)
     if params.top_k == 0 and params.top_p == 1 and params.min_p == 0:
         return probs_RV
