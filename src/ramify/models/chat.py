@@ -33,7 +33,7 @@ def render_chat(
             messages=[dict(message) for message in messages], add_generation_prompt=add_generation_prompt,
             tools=None, documents=None, **special,
         )  # fmt: skip
-    except (jinja2.TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # a template is a program: it can fail in any way
         needed = "messages that the chat template accepts"
         raise PromptError(needed, str(error), "change their roles or order") from None
 

@@ -137,8 +137,14 @@ class Tokenizer:
 
 def _special(settings: Mapping[str, Any]) -> dict[str, str]:
     """The special tokens' texts; a file holds each as a string or as an object with `content`."""
-    found = {name: settings[name] for name in SPECIAL if settings.get(name) is not None}
-    return {name: token if isinstance(token, str) else token["content"] for name, token in found.items()}
+    texts = {}
+    for name in (name for name in SPECIAL if settings.get(name) is not None):
+        token = settings[name]
+        text = token.get("content") if isinstance(token, dict) else token
+        if not isinstance(text, str):
+            raise ModelError(f"{name} as text in the tokenizer's files", repr(token), "download the model again")
+        texts[name] = text
+    return texts
 
 
 def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
