@@ -183,6 +183,11 @@ def test_unknown_dtype(folder):
     assert "'int4'" in trouble(folder, dtype="int4")
 
 
+@pytest.mark.parametrize("device", ["abacus", "cuda:99", ""])
+def test_a_device_that_is_not_there(device, folder):
+    assert repr(device) in trouble(folder, device=device)
+
+
 def test_a_reward_needs_a_scalar_head(folder, tmp_path):
     assert "no score.weight" in trouble(folder, head=True)
     reward = save_llama(tmp_path / "reward", head=True)

@@ -21,8 +21,9 @@ class ModelConfig:
 
     num_heads, num_kv_heads: H query heads share G key heads. windows: per layer, the number of latest tokens a
     token sees, itself included; None sees all. rope: None means learned positions. rope_layers: per layer,
-    whether positions are rotated. norm_place: before a block, after it, or both ("sandwich"). qk_norm: over
-    each head, or over all heads at once. gated: the MLP multiplies two projections.
+    whether positions are rotated. norm_place: before a block, after it, or both ("sandwich"). norm_offset: added
+    to norm weights. qk_norm: over each head, or over all heads at once. gated: the MLP multiplies two projections.
+    attention_softcap, logit_softcap: c in c * tanh(x / c), or None. eos_token_ids: ids that end an answer.
     """
 
     model_type: str

@@ -16,7 +16,7 @@ from ramify.models.config import ModelConfig
 from ramify.models.linear import Linear, packable
 from ramify.models.rope import angles, rotate
 
-Angles = tuple[Tensor, Tensor] | None
+Turns = tuple[Tensor, Tensor] | None  # cosines and signed sines of the positions
 
 
 class Attend(Protocol):
@@ -55,7 +55,7 @@ class Attention(nn.Module):
             self.q_norm = Norm(config, d if config.qk_norm == "head" else H * d)
             self.k_norm = Norm(config, d if config.qk_norm == "head" else G * d)
 
-    def forward(self, x_TD: Tensor, angles: Angles, attend: Attend) -> Tensor:
+    def forward(self, x_TD: Tensor, turns: Turns, attend: Attend) -> Tensor:
         config = self.config
         H, G, d = config.num_heads, config.num_kv_heads, config.head_dim
         q, k, v = self.qkv(x_TD).split((H * d, G * d, G * d), -1)
@@ -64,8 +64,8 @@ class Attention(nn.Module):
         q_THd, k_TGd, v_TGd = q.unflatten(-1, (H, d)), k.unflatten(-1, (G, d)), v.unflatten(-1, (G, d))
         if config.qk_norm == "head":
             q_THd, k_TGd = self.q_norm(q_THd), self.k_norm(k_TGd)
-        if self.rotary and angles is not None:
-            q_THd, k_TGd = rotate(q_THd, *angles), rotate(k_TGd, *angles)
+        if self.rotary and turns is not None:
+            q_THd, k_TGd = rotate(q_THd, *turns), rotate(k_TGd, *turns)
         return self.out(attend(self.layer, q_THd, k_TGd, v_TGd).flatten(-2))
 
 
@@ -103,8 +103,8 @@ class Layer(nn.Module):
         self.mlp_in = Norm(config, config.hidden_size) if before else nn.Identity()
         self.mlp_out = Norm(config, config.hidden_size) if after else nn.Identity()
 
-    def forward(self, x_TD: Tensor, angles: Angles, attend: Attend) -> Tensor:
-        x_TD = x_TD + self.attention_out(self.attention(self.attention_in(x_TD), angles, attend))
+    def forward(self, x_TD: Tensor, turns: Turns, attend: Attend) -> Tensor:
+        x_TD = x_TD + self.attention_out(self.attention(self.attention_in(x_TD), turns, attend))
         return x_TD + self.mlp_out(self.mlp(self.mlp_in(x_TD)))
 
 
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
         x_TD = self.embed(tokens_T)
         if config.embed_scale != 1.0:
             x_TD = x_TD * torch.tensor(config.embed_scale, dtype=x_TD.dtype)
-        turns: Angles = None
+        turns: Turns = None
         if config.rope is not None and self.inv_freq is not None:
             turns = angles(self.inv_freq.to(x_TD.device), config.rope.scale, positions_T, x_TD.dtype)
         if self.positions is not None:

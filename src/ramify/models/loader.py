@@ -60,6 +60,10 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
     """
     if dtype not in DTYPES:
         raise ModelError(f"a dtype among {', '.join(DTYPES)}", repr(dtype), "choose one of them")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError("a device that this PyTorch has", repr(device), "use cpu, or another build") from error
     folder = find_folder(str(name_or_path))
     raw = read_json(folder / "config.json")
     config = parse_config(raw)
@@ -151,6 +155,8 @@ def _decoder(
         _fill(name, blank, plan[name], tensors, config)
     decoder.load_state_dict(blanks, assign=True)
     decoder.requires_grad_(False)
+    if decoder.inv_freq is not None:  # no parameter: it stays float32 whatever the weights are
+        decoder.inv_freq = decoder.inv_freq.to(device)
     for norm in (module for module in decoder.modules() if isinstance(module, Norm)):
         norm.weight.add_(config.norm_offset)
     return decoder

@@ -42,7 +42,7 @@ def parse_rope(raw: Mapping[str, Any], head_dim: int) -> Rope:
     """
     spec = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     kind = spec.get("rope_type", spec.get("type", "default"))
-    kind = "longrope" if kind == "su" else kind
+    kind = "longrope" if "short_factor" in spec else kind  # Phi-3 also called it "su" and "yarn"
     theta = spec.get("rope_theta", raw.get("rope_theta", 10_000.0))
     partial = spec.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
     longest = raw.get("max_position_embeddings", 2048)
