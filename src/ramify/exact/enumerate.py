@@ -11,7 +11,7 @@ from ramify.engine import Engine, Fork, Prompt, Rewind
 from ramify.engine.request import Request, Search
 from ramify.models import Model
 from ramify.sampling.draws import Key
-from ramify.types import Result, SamplingParams
+from ramify.types import Result, SamplingParams, check
 
 Outcome = TypeVar("Outcome", bound=Hashable)
 Path = tuple[int, ...]
@@ -25,7 +25,7 @@ class Branches:
     path: what every draw gives; behind its end each gives the first outcome that is possible.
     mass: the probability of the path. left: the paths that branch off behind its end.
     A key that is used twice is an `AssertionError`: keyed random numbers would be equal there, where the law
-    takes them for independent.
+    takes them for independent. So is a path that does not repeat itself.
     """
 
     def __init__(self, path: Path = ()) -> None:
@@ -34,13 +34,16 @@ class Branches:
         self._keys: set[Key] = set()
 
     def _branch(self, weights: Sequence[float], key: Key) -> int:
-        assert key not in self._keys, f"{key} is drawn from twice"
+        if key in self._keys:
+            raise AssertionError(f"{key} is drawn from twice")
         self._keys.add(key)
         if self._depth == len(self._path):
             first, *others = [index for index, weight in enumerate(weights) if weight > 0]
             self.left += [(*self._path, index) for index in others]
             self._path.append(first)
         index = self._path[self._depth]
+        if index >= len(weights) or weights[index] <= 0:
+            raise AssertionError(f"the draw under {key} came out differently on the same path")
         self._depth += 1
         self.mass *= weights[index] / sum(weights)
         return index
@@ -85,10 +88,13 @@ def chosen_tokens(result: Result) -> tuple[int, ...]:
 
 def output_law(model: Model, prompt: str, search: Callable[[Prompt], Search], *, engine: Engine | None = None,
                outcome: Callable[[Result], Outcome] = chosen_tokens,  # type: ignore[assignment]
-               width: int = WIDTH, **sampling: Any) -> dict[Outcome, float]:
+               width: int = WIDTH, most: int = 1_000_000, **sampling: Any) -> dict[Outcome, float]:
     """The law of the answer (its token ids) that `search` returns on the real engine.
 
     Costs one request per path: for n candidates over m possible answers, at least m ** n.
+
+    Raises:
+        OptionError: more than `most` paths.
 
     Args:
         model: a tabular model.
@@ -96,13 +102,16 @@ def output_law(model: Model, prompt: str, search: Callable[[Prompt], Search], *,
         engine: the engine to run on; its random source is replaced. Default: one with blocks of two tokens.
         outcome: what to tell of each result.
         width: paths that run together.
+        most: paths to walk before giving up.
         sampling: fields of `SamplingParams`.
     """
     engine = engine or Engine(model, capacity=8192, block_size=2)
     fan = engine.loop.draws = _Fan()
     params, law = SamplingParams(**sampling), dict[Outcome, float]()
-    paths, running, started = [()], dict[Request, Branches](), 0
+    paths: list[Path] = [()]
+    running, started = dict[Request, Branches](), 0
     while paths or running:
+        check(started <= most, f"a law of at most {most:,} paths", "more", "lower n, the length or the vocabulary")
         while paths and len(running) < width:
             source = Branches(paths.pop())
             # A seed of its own keeps the streams of requests that run together apart.
@@ -138,8 +147,9 @@ class _Fan:
                 except StopIteration as stop:
                     return stop.value
                 reply = yield command
-                renamed = reply if isinstance(command, Fork) else command.sequences if isinstance(command, Rewind) else ()
-                self.sources.update((sequence.stream, source) for sequence in renamed)
+                if isinstance(command, (Fork, Rewind)):  # these give streams to candidates
+                    named = reply if isinstance(command, Fork) else command.sequences
+                    self.sources.update((sequence.stream, source) for sequence in named)
 
         return watched
 
