@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # Rows are padded to the longest of their group; a group closes when padding would pass this factor.
 PADDING = 1.5
 # Reads of a key and value that cost about as much as another attention call.
-CALL = 4096
+CALL = 1500
 
 
 @dataclass(slots=True)
