@@ -48,7 +48,7 @@ def _download(repo: str) -> Path:
 
     try:
         return Path(snapshot_download(repo, allow_patterns=WANTED, ignore_patterns=UNWANTED))
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a download can fail in any layer, and each has errors of its own
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
             f"the model {repo!r}", f"no folder of that name, and from the Hugging Face hub: {reason}",

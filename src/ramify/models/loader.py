@@ -111,7 +111,8 @@ def _shards(folder: Path) -> list[str]:
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt*")):
         do = "convert them with AutoModel.from_pretrained(...).save_pretrained(...)"
         raise ModelError(needed, "pickled weights, which are never opened", do)
-    raise ModelError(needed, f"no {', '.join(missing[:3]) or 'file in the index'}", AGAIN)
+    do = f"{AGAIN}, or convert it if it is published as pickles only"
+    raise ModelError(needed, f"no {', '.join(missing[:3]) or 'file in the index'}", do)
 
 
 def _scalar_head(tensors: Tensors, config: ModelConfig, folder: Path, dtype: torch.dtype, device: str) -> ScalarHead:
