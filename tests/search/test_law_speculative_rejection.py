@@ -27,6 +27,8 @@ def rejection(case, **options):
 
 @pytest.mark.parametrize(("case", "n", "alpha", "chunk"), [
     (SHORT, 3, "0.5", 1),
+    pytest.param(SHORT, 4, "0.5", 1, marks=pytest.mark.slow),
+    pytest.param(LONG, 3, "0.4", 1, marks=pytest.mark.slow),
     (SHORT, 3, "0.34", 1),  # ceil(0.66 * 3) = 2
     (LONG, 2, "0.5", 1),
     (LONG, 2, "0.5", 2),

@@ -31,6 +31,8 @@ def first_letter(text):
 @pytest.mark.parametrize(("case", "n", "layers", "children", "segment"), [
     (LONG, 2, 2, 2, 1),
     (LONG, 2, 2, 2, 2),
+    pytest.param(LONG, 2, 3, 2, 1, marks=pytest.mark.slow),
+    pytest.param(SHORT, 4, 2, 2, 1, marks=pytest.mark.slow),
     (SHORT, 3, 2, 3, 1),
     (SHORT, 3, 2, 2, 1),  # 3 // 2 = 1 survivor with two children: the tree shrinks
     (SHORT, 2, 2, 1, 1),

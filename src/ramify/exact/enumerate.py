@@ -33,7 +33,8 @@ class Branches:
         self._path, self._depth = list(path), 0
         self._keys: set[Key] = set()
 
-    def _branch(self, weights: Sequence[float], key: Key) -> int:
+    def take(self, weights: Sequence[float], key: Key) -> int:
+        """The next index of the path, drawn in proportion to the weights."""
         if key in self._keys:
             raise AssertionError(f"{key} is drawn from twice")
         self._keys.add(key)
@@ -50,21 +51,21 @@ class Branches:
 
     def categorical(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
         """See `ramify.sampling.draws.Draws`."""
-        return [self._branch(row, key) for row, key in zip(probs_RV.double().tolist(), keys, strict=True)]
+        return [self.take(row, key) for row, key in zip(probs_RV.double().tolist(), keys, strict=True)]
 
     def bernoulli(self, probability: float, key: Key) -> bool:
         """See `ramify.sampling.draws.Draws`."""
-        return bool(self._branch([1 - probability, probability], key))
+        return bool(self.take([1 - probability, probability], key))
 
     def uniform_index(self, count: int, key: Key) -> int:
         """See `ramify.sampling.draws.Draws`."""
-        return self._branch([1.0] * count, key)
+        return self.take([1.0] * count, key)
 
     def without_replacement(self, probs_V: torch.Tensor, count: int, key: Key) -> list[int]:
         """See `ramify.sampling.draws.Draws`."""
         left, picks = probs_V.double().tolist(), list[int]()
         for turn in range(count):
-            picks.append(self._branch(left, key.part(turn)))
+            picks.append(self.take(left, key.part(turn)))
             left[picks[-1]] = 0.0
         return picks
 
@@ -155,7 +156,8 @@ class _Fan:
 
     def categorical(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
         """See `ramify.sampling.draws.Draws`."""
-        return self.sources[keys[0].stream].categorical(probs_RV, keys)
+        rows = zip(probs_RV.double().tolist(), keys, strict=True)
+        return [self.sources[key.stream].take(row, key) for row, key in rows]
 
     def bernoulli(self, probability: float, key: Key) -> bool:
         """See `ramify.sampling.draws.Draws`."""
