@@ -125,12 +125,14 @@ class LLM:
                     index, messages = waiting.pop()
                     try:
                         request = self.engine.submit(messages, search, params, method=name, seed=seed, trace=trace)
-                        request.emit("request", prompt=request.prompt.text, method=name, n=options.get("n"),
-                                     options={key: _plain(value) for key, value in options.items()})
-                        running[request] = index
                     except RamifyError as error:
                         yield index, error
-                for request in self.engine.step():
+                        continue
+                    running[request] = index
+                    request.emit("request", prompt=request.prompt.text, method=name, n=options.get("n"),
+                                 options={key: _plain(value) for key, value in options.items()})
+                self.engine.step()
+                for request in [request for request in running if request.finished]:
                     yield running.pop(request), request.outcome
         finally:
             for request in running:

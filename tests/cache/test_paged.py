@@ -258,6 +258,20 @@ def test_prefixes_used_least_recently_go_first_and_those_in_use_stay():
     assert prefixes.match([3, 3]).length == 0
 
 
+def test_a_prompt_computed_twice_is_kept_once():
+    pool = BlockPool(8, 2)
+    prefixes = PrefixCache(pool)
+    first, second = BlockTable(pool), BlockTable(pool)
+    for table in (first, second):  # both began before either was remembered
+        table.append(3)
+    prefixes.insert([1, 2, 3], first)
+    prefixes.insert([1, 2, 3], second)
+    first.free()
+    prefixes.insert([1, 2, 3], second)
+    second.free()
+    assert pool.used == 2 and prefixes.match([1, 2, 3]).length == 3
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 def test_the_store_keeps_every_type(dtype):
     store = KVStore(1, 2, 2, 1, 2, dtype)

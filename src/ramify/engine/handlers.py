@@ -34,7 +34,7 @@ def fork(loop: Loop, request: Request, command: commands.Fork) -> Handler:
         sources = [source] if isinstance(source, Sequence) else source
         # Several children would each read their parent's last token: read it once, here.
         unread = [sequence for sequence in sources
-                  if command.count > 1 and sequence.live and sequence.contexts[target].logits is None]
+                  if command.count > 1 and sequence.live and _context(request, sequence, target).logits is None]
         yield [Job(request, sequence, sequence.contexts[target], request.prompt.ids, sequence.tokens, "logits")
                for sequence in unread]
     children = []
@@ -58,7 +58,7 @@ def extend(loop: Loop, request: Request, command: commands.Extend) -> Handler:
     limit = request.prompt.params.max_tokens
     live = [sequence for sequence in command.sequences if sequence.live]
     tokens = limit if command.tokens is None else command.tokens
-    yield [Job(request, sequence, sequence.contexts[loop.target], request.prompt.ids, sequence.tokens, "grow",
+    yield [Job(request, sequence, _context(request, sequence, loop.target), request.prompt.ids, sequence.tokens, "grow",
                min(tokens, limit - len(sequence.tokens))) for sequence in live]
     for sequence in live:
         request.emit("extend", sequence)
@@ -67,7 +67,8 @@ def extend(loop: Loop, request: Request, command: commands.Extend) -> Handler:
 def score(loop: Loop, request: Request, command: commands.Score) -> Handler:
     """Let the reward judge; keep what it says on each candidate."""
     values = yield from command.reward.score(command.sequences)
-    for sequence, value in zip(command.sequences, check_scores(values, command.reward.name), strict=True):
+    check_scores(values, len(command.sequences), command.reward.name)
+    for sequence, value in zip(command.sequences, values, strict=True):
         sequence.scores.append((len(sequence.tokens), value))
         request.emit("score", sequence, score=value, reward=command.reward.name)
     return values

@@ -41,6 +41,11 @@ class Job:
         """Nothing left to read, or to grow."""
         return (self.grow == 0 or not self.sequence.live) if self.want == "grow" else self.pending == 0
 
+    @property
+    def lacks_prompt(self) -> bool:
+        """Whether the prompt was given up with the root's blocks: one candidate reads it again for all."""
+        return len(self.context.ids) + 1 < len(self.prefix) and self.sequence is not self.request.root
+
     def restore(self) -> None:
         """Start an empty context from the prompt, if that is there by now, or still after blocks were given up."""
         context, root = self.context, self.request.root.contexts.get(self.context.runner)
@@ -54,6 +59,13 @@ class Job:
         self.request.usage.role(context.runner.role).cached += len(context.ids)
         if self.pending == 0 or self.want == "logprobs":  # what comes out at the prompt's end is wanted too
             context.rewind(max(0, len(context.ids) - 1))
+
+    def return_prompt(self) -> None:
+        """Let the others share the prompt that this job had to read again."""
+        context, root = self.context, self.request.root.contexts[self.context.runner]
+        if not root.ids and len(context.ids) >= len(self.prefix):
+            root.adopt(context)
+            root.rewind(len(self.prefix))
 
     def keep(self) -> None:
         """Note what was wanted: a later step may give up the context's blocks, and what came out with them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +14,6 @@ from ramify.engine.handlers import HANDLERS
 from ramify.engine.jobs import Job
 from ramify.engine.runner import Runner
 from ramify.engine.scheduler import Scheduler
-from ramify.errors import RamifyError
 from ramify.sampling.draws import Draws
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ class Loop:
         for request in self.requests:
             self._drain(request)
         jobs = [job for request in self.requests for job in request.jobs]
-        alive = (sequence for request in self.requests for sequence in request.sequences)
-        for runner, rows in self.scheduler.plan(jobs, alive).items():
+        for runner, rows in self.scheduler.plan(jobs, self.requests).items():
             work = [(job.context, job.next_ids(count)) for job, count in rows]
             starts = [len(context.ids) for context, _ in work]
             for request in {job.request for job, _ in rows}:
@@ -71,25 +69,29 @@ class Loop:
         while not request.jobs and not request.finished:
             request.note_peak(self.target)
             try:
-                item = request.stack[-1].send(reply)
-            except StopIteration as stop:
-                request.stack.pop()
-                reply = stop.value
-                if not request.stack:
-                    request.complete(reply)
-                continue
-            except RamifyError as error:
-                request.release()
-                request.error = error
-                continue
-            reply = None
-            if isinstance(item, list):
-                ready = [job for job in item if job.want == "grow" and job.pending == 0 and not job.done]
-                if ready:  # nothing to read: what follows the prompt is known already
-                    self._grow(ready, torch.stack([job.context.logits for job in ready]))
-                request.jobs = unfinished(item)
-            else:
-                request.stack.append(HANDLERS[type(item)](self, request, item))
+                reply = self._resume(request, reply)
+            except Exception as error:  # it ends this request; the others never notice
+                request.fail(error)
+
+    def _resume(self, request: Request, reply: Any) -> Any:
+        """Hand `reply` to the topmost generator. Returns the reply for the one that is topmost then."""
+        try:
+            item = request.stack[-1].send(reply)
+        except StopIteration as stop:
+            request.stack.pop()
+            if not request.stack:
+                request.complete(stop.value)
+            return stop.value
+        if isinstance(item, list):
+            ready = [job for job in item if job.want == "grow" and job.pending == 0 and not job.done]
+            if ready:  # nothing to read: what follows the prompt is known already
+                self._grow(ready, torch.stack([job.context.logits for job in ready]))
+            request.jobs = unfinished(item)
+        elif type(item) in HANDLERS:
+            request.stack.append(HANDLERS[type(item)](self, request, item))
+        else:
+            raise TypeError(f"a search yields commands such as Fork and Extend, not {item!r}")
+        return None
 
     @torch.inference_mode()
     def _settle(self, runner: Runner, jobs: list[Job], starts: list[int], hidden: list[Tensor]) -> None:
@@ -98,6 +100,7 @@ class Loop:
         ends: dict[str, list[tuple[Job, Tensor]]] = defaultdict(list)
         for job, start, hidden_QD in zip(jobs, starts, hidden, strict=True):
             job.account(start, len(hidden_QD))
+            job.return_prompt()
             if job.want == "logprobs":
                 self._collect(runner, job, start, hidden_QD)
             elif job.pending == 0:

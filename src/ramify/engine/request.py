@@ -31,7 +31,7 @@ class Request:
         self.prefixes: dict[Runner, list[int]] = {}
         self.usage, self.warnings = Usage(), warnings
         self.result: Result | None = None
-        self.error: RamifyError | None = None
+        self.error: Exception | None = None
         self.choices = 0
         self._trace = trace
         self._started = time.perf_counter()
@@ -43,10 +43,21 @@ class Request:
 
     @property
     def outcome(self) -> Result | RamifyError:
-        """The result of a finished request, or the error that ended it."""
-        outcome = self.result or self.error
-        assert outcome is not None
-        return outcome
+        """The result of a finished request, or the error that ended it.
+
+        Raises an error that is not Ramify's own, such as a bug in a search, as it was.
+        """
+        if isinstance(self.error, RamifyError):
+            return self.error
+        if self.error is not None:
+            raise self.error
+        assert self.result is not None
+        return self.result
+
+    def fail(self, error: Exception) -> None:
+        """End with an error and give back every block."""
+        self.release()
+        self.jobs, self.error = [], error
 
     def emit(self, event: str, sequence: Sequence | None = None, **fields: Any) -> None:
         """Write a trace event, if anybody listens."""
@@ -77,6 +88,8 @@ class Request:
 
     def complete(self, chosen: Sequence) -> None:
         """Build the result around the search's choice and give back every block."""
+        if not isinstance(chosen, Sequence):
+            raise TypeError(f"a search returns one of its candidates, not {chosen!r}")
         self.release()
         self._count_dropped()
         self.usage.wall_seconds = time.perf_counter() - self._started

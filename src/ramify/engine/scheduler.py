@@ -3,51 +3,54 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ramify.engine.jobs import Job
+    from ramify.engine.request import Request
     from ramify.engine.runner import Runner
-    from ramify.engine.sequence import Context, Sequence
+    from ramify.engine.sequence import Context
 
 
 class Scheduler:
     """Packs jobs into steps.
 
     Growing rows (one id each) go first, then prompts and rewards in chunks, oldest request first, until
-    `step_tokens` ids are packed per model. When blocks run out, remembered prefixes go first, then the
-    youngest contexts are given up and recomputed later; the oldest job always runs, so work never stalls.
+    `step_tokens` ids are packed per model. When blocks run out, remembered prefixes go first, then what
+    younger requests have read, then what others can spare; it is read again later. The first job always
+    runs, so work never stalls.
     """
 
     def __init__(self, step_tokens: int) -> None:
         self.step_tokens = step_tokens
 
-    def plan(self, jobs: list[Job], alive: Iterable[Sequence]) -> dict[Runner, list[tuple[Job, int]]]:
+    def plan(self, jobs: list[Job], requests: list[Request]) -> dict[Runner, list[tuple[Job, int]]]:
         """Rows per model: (job, how many of its ids to read). Blocks for them are free when this returns.
 
-        alive: every sequence that holds blocks, oldest first.
+        requests: all that hold blocks, oldest first.
         """
         by_runner: dict[Runner, list[Job]] = defaultdict(list)
-        alive = list(alive)
         for job in jobs:
             by_runner[job.context.runner].append(job)
         return {runner: rows for runner, waiting in by_runner.items()
-                if (rows := self._fill(runner, waiting, alive))}
+                if (rows := self._fill(runner, waiting, requests))}
 
-    def _fill(self, runner: Runner, jobs: list[Job], alive: list[Sequence]) -> list[tuple[Job, int]]:
+    def _fill(self, runner: Runner, jobs: list[Job], requests: list[Request]) -> list[tuple[Job, int]]:
         budget, reserved = self.step_tokens, 0
         rows: list[tuple[Job, int]] = []
         taken: set[Context] = set()
-        for job in jobs:
-            job.restore()
+        readers: set[Request] = set()
+        busy = {job.context for job in jobs}
         for job in sorted(jobs, key=lambda job: job.pending > 1):  # stable: keeps the order of arrival
+            job.restore()
             count = min(job.pending, budget)
-            if count == 0 or job.context in taken:
+            if count == 0 or job.context in taken or (job.lacks_prompt and job.request in readers):
                 continue
+            if job.lacks_prompt:
+                readers.add(job.request)
             need = job.context.table.blocks_needed(count)
             if runner.pool.available - reserved < need:
-                self._make_room(runner, reserved + need, alive, taken | {job.context}, alone=not rows)
+                _make_room(job, reserved + need, requests, taken | {job.context}, busy, alone=not rows)
                 need = job.context.table.blocks_needed(count)
             if runner.pool.available - reserved < need:
                 if rows:
@@ -55,7 +58,7 @@ class Scheduler:
                 # The oldest job alone: read as much as fits. A remembered prefix may hold its last block too.
                 if runner.prefixes is not None:
                     runner.prefixes.clear()
-                count = min(count, self._room(job.context))
+                count = min(count, _room(job.context))
                 need = job.context.table.blocks_needed(count)
             reserved += need
             budget -= count
@@ -63,34 +66,47 @@ class Scheduler:
             rows.append((job, count))
         return rows
 
-    @staticmethod
-    def _room(context: Context) -> int:
-        """Ids that fit into the free blocks and the rest of the last one."""
-        pool, table = context.runner.pool, context.table
-        low, high = 0, pool.available * pool.block_size + pool.block_size
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if table.blocks_needed(middle) <= pool.available else (low, middle - 1)
-        return low
 
-    @staticmethod
-    def _make_room(runner: Runner, need: int, alive: list[Sequence], protected: set[Context], alone: bool) -> None:
-        """Free blocks until `need` are available: remembered prefixes, then contexts, youngest first.
+def _room(context: Context) -> int:
+    """Ids that fit into the free blocks and the rest of the last one."""
+    pool, table = context.runner.pool, context.table
+    low, high = 0, pool.available * pool.block_size + pool.block_size
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if table.blocks_needed(middle) <= pool.available else (low, middle - 1)
+    return low
 
-        A prompt stays if it can, and so does a context without a block of its own: that would free nothing, and
-        every candidate would read the prompt again. Only a job that would run `alone` takes it all.
-        """
-        pool = runner.pool
-        if runner.prefixes is not None:
-            runner.prefixes.evict(need - pool.available)
-        for shared_too in (False, True) if alone else (False,):
-            for sequence in reversed(alive):
-                if pool.available >= need:
-                    return
-                context = sequence.contexts.get(runner)
-                if context is None or context in protected or not context.ids:
-                    continue
-                if shared_too or (sequence.path and any(pool.refs[block] == 1 for block in context.table.blocks)):
+
+def _make_room(job: Job, need: int, requests: list[Request], spared: set[Context], busy: set[Context],
+               alone: bool) -> None:
+    """Give up contexts, youngest first, until `need` blocks are free.
+
+    A younger request loses everything. The job's own and older ones lose blocks that nobody shares, but not
+    the prompt, which every candidate would read again, nor what older ones are `busy` with. Only a job that
+    would run `alone` takes it all.
+    """
+    runner, pool = job.context.runner, job.context.runner.pool
+    if _evict(runner, need):
+        return
+    if runner.role == "target":
+        for request in requests:
+            request.note_peak(runner)
+    for everything in (False, True) if alone else (False,):
+        for request in reversed(requests):
+            root = request.root.contexts.get(runner)
+            contexts = [at.contexts[runner] for at in reversed(request.sequences) if runner in at.contexts]
+            whole = everything or (request.number > job.request.number and spared.isdisjoint(contexts))
+            kept = busy if request.number < job.request.number and not everything else spared
+            for context in contexts:
+                own = context is not root and any(pool.refs[block] == 1 for block in context.table.blocks)
+                if context.ids and context not in spared and context not in kept and (whole or own):
                     context.free()
-                    if runner.prefixes is not None:
-                        runner.prefixes.evict(need - pool.available)
+                    if _evict(runner, need):
+                        return
+
+
+def _evict(runner: Runner, need: int) -> bool:
+    """Whether `need` blocks are free, after giving up remembered prefixes if they were not."""
+    if runner.prefixes is not None and runner.pool.available < need:
+        runner.prefixes.evict(need - runner.pool.available)
+    return runner.pool.available >= need

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from ramify.cache import BlockTable
@@ -120,7 +121,7 @@ class Sequence:
         """Keep the first `length` answer tokens and live again."""
         del self.tokens[length:], self.logprobs[length:]
         self.scores = [(at, score) for at, score in self.scores if at <= length]
-        self.state, self.stop_at, self._text = "live", None, (0, "")
+        self.state, self.stop_at, self.dropped_at, self._text = "live", None, None, (0, "")
 
     def release(self) -> None:
         """Give back the blocks of every model."""
@@ -191,10 +192,12 @@ class Group(list[Sequence]):
                 self.of(sequence for at, sequence in enumerate(self) if at not in chosen))
 
 
-def check_scores(scores: list[float], reward: str) -> list[float]:
-    """The scores, or a `RewardError` when one is not a finite number."""
+def check_scores(scores: list[float], count: int, reward: str) -> list[float]:
+    """The scores, or a `RewardError` when they are not `count` finite numbers."""
+    if len(scores) != count:
+        raise RewardError(f"{count} scores", f"{len(scores)} from reward {reward!r}", "return one per candidate")
     for score in scores:
-        if not math.isfinite(score):
+        if not isinstance(score, Real) or not math.isfinite(score):
             raise RewardError("a finite score for every candidate", f"{score} from reward {reward!r}",
                               "mend the reward, or use one that can score this text")
     return scores
