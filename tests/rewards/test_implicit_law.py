@@ -9,7 +9,7 @@ from math import exp, log
 
 import pytest
 
-from ramify.engine import Engine, Extend, Fork, Rewind, Score
+from ramify.engine import Engine, Extend, Fork, Peek, Rewind, Score
 from ramify.errors import ModelError, RewardError
 from ramify.exact import policy_law, tabular_model
 from ramify.rewards import ImplicitReward
@@ -201,3 +201,20 @@ def test_a_ratio_that_is_not_finite_is_an_error():
     narrow = tabular_model(3, table=lambda prefix: [0.0, 0.0, 1.0])
     with pytest.raises(RewardError, match="finite"):
         scores_of(ImplicitReward(narrow, BASE), seeds=range(5))
+
+
+def test_the_targets_own_log_probabilities_are_those_of_the_table():
+    """Before temperature and truncation, whatever was sampled from."""
+
+    def search(prompt):
+        alive = yield Fork(prompt, 2)
+        yield Extend(alive, tokens=1)
+        alive = yield Fork(alive, 2)
+        yield Extend(alive)
+        for one, logprobs in zip(alive, (yield Peek(alive, None, "target")), strict=True):
+            stated = [log(row(tuple(one.tokens[:at]))[token]) for at, token in enumerate(one.tokens)]
+            assert logprobs == pytest.approx(stated, abs=1e-9)
+        return alive[0]
+
+    for seed in range(5):
+        Engine(BASE, capacity=100).result(START, search, SamplingParams(max_tokens=4, temperature=0.5, top_k=2), seed=seed)
