@@ -26,19 +26,21 @@ class KVStore:
             self.kv = torch.from_numpy(zeros).view(dtype).view(shape)
         else:
             self.kv = torch.zeros(shape, dtype=dtype, device=device)
-        self._flat = self.kv.view(num_layers, 2, kv_heads, num_blocks * block_size, head_dim)
+        # Views per layer and side, made once: by block to read from, by slot to write to.
+        self._blocks = [pair.unbind() for pair in self.kv]
+        self._slots = [pair.unbind() for pair in self.kv.view(num_layers, 2, kv_heads, -1, head_dim)]
 
     def write(self, layer: int, slots_T: torch.Tensor, k_TGd: torch.Tensor, v_TGd: torch.Tensor) -> None:
         """Store the keys and values of new tokens."""
-        self._flat[layer, 0].index_copy_(1, slots_T, k_TGd.transpose(0, 1))
-        self._flat[layer, 1].index_copy_(1, slots_T, v_TGd.transpose(0, 1))
+        for side, x_TGd in zip(self._slots[layer], (k_TGd, v_TGd), strict=True):
+            side.index_copy_(1, slots_T, x_TGd.transpose(0, 1))
 
     def read(self, layer: int, tables_RB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the blocks in each row's table: [R, B * block_size, kv_heads, head_dim] twice."""
-        rows = len(tables_RB)
-        flat = tables_RB.reshape(-1)
-        k, v = (self.kv[layer, side].index_select(1, flat) for side in (0, 1))
-        k_GRCd, v_GRCd = (x.view(len(x), rows, -1, x.shape[-1]) for x in (k, v))
+        flat, (rows, width) = tables_RB.reshape(-1), tables_RB.shape
+        heads, _, size, dim = self._blocks[layer][0].shape
+        k_GRCd, v_GRCd = (side.index_select(1, flat).view(heads, rows, width * size, dim)
+                          for side in self._blocks[layer])
         return k_GRCd.permute(1, 2, 0, 3), v_GRCd.permute(1, 2, 0, 3)
 
     def copy(self, pairs: list[tuple[int, int]]) -> None:

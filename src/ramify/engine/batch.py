@@ -64,27 +64,33 @@ class PagedAttention:
         self.slots_T = torch.tensor([slot for row in rows for slot in row.slots])
         # A sliding window may end inside a shared beginning.
         self.groups = _groups(rows, block_size, share=not any(config.windows))
+        # The usual step of one search: all its rows, unpadded, as they come.
+        tokens_RQ = self.groups[0].tokens_RQ
+        self.in_order = torch.equal(tokens_RQ.flatten(), torch.arange(len(self.slots_T)))
         self._masks: dict[tuple[int, int | None], Tensor] = {}
 
     def __call__(self, layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
         """Attention of one layer."""
-        config = self.config
         self.store.write(layer, self.slots_T, k_TGd, v_TGd)
+        if self.in_order:
+            return self._attend(layer, 0, q_THd.unflatten(0, self.groups[0].tokens_RQ.shape)).flatten(0, 1)
         out_THd = torch.empty_like(q_THd)
         for number, group in enumerate(self.groups):
-            q_RQHd, own = q_THd[group.tokens_RQ], self.store.read(layer, group.tables_RB)
-            mask_RQC = self._mask(number, config.windows[layer])
-            if group.first:
-                shared = self.store.read(layer, group.shared_1B)
-                out_RQHd = shared_attention(q_RQHd, shared, own, mask_RQC, config.attention_scale,
-                                            config.attention_softcap)
-            else:
-                out_RQHd = attention(q_RQHd, *own, mask_RQC, config.attention_scale, config.attention_softcap)
+            out_RQHd = self._attend(layer, number, q_THd[group.tokens_RQ])
             if group.valid_RQ is None:
                 out_THd[group.tokens_RQ] = out_RQHd
             else:
                 out_THd[group.tokens_RQ[group.valid_RQ]] = out_RQHd[group.valid_RQ]
         return out_THd
+
+    def _attend(self, layer: int, number: int, q_RQHd: Tensor) -> Tensor:
+        """Attention of one group's queries over the cached keys of its rows: o_RQHd."""
+        config, group = self.config, self.groups[number]
+        own, mask_RQC = self.store.read(layer, group.tables_RB), self._mask(number, config.windows[layer])
+        if not group.first:
+            return attention(q_RQHd, *own, mask_RQC, config.attention_scale, config.attention_softcap)
+        shared = self.store.read(layer, group.shared_1B)
+        return shared_attention(q_RQHd, shared, own, mask_RQC, config.attention_scale, config.attention_softcap)
 
     def _mask(self, number: int, window: int | None) -> Tensor:
         """Which of a row's own cached positions each query may see: mask_RQC, True where it may."""
