@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from ramify.engine import Engine, Reward
 from ramify.engine.engine import Messages
@@ -14,7 +14,7 @@ from ramify.errors import BackendError, OptionError, RamifyError
 from ramify.models import Model, load_model
 from ramify.models.files import read_json
 from ramify.models.hub import embedded_models
-from ramify.rewards import FunctionReward, ImplicitReward, SequenceReward
+from ramify.rewards import FunctionReward, ImplicitReward, LikelihoodReward, SequenceReward
 from ramify.search import METHODS
 from ramify.types import Result, SamplingParams, check
 
@@ -29,7 +29,7 @@ def load(model: str = "mini-math", *, reward: RewardLike | None = "auto", dtype:
 
     Args:
         model: a folder, a hub id, or an embedded model such as "mini-math".
-        reward: see `load_reward`; "auto" takes `<model>-reward` if it is embedded, else none.
+        reward: see `load_reward`; "auto" takes the embedded companion of an embedded model, else none.
         dtype: "float32" or "float64".
         capacity: KV tokens per model; None takes a quarter of the free memory.
         block_size: tokens per cache block.
@@ -39,22 +39,33 @@ def load(model: str = "mini-math", *, reward: RewardLike | None = "auto", dtype:
         ModelError: a model that is missing, damaged or unsupported.
     """
     check(capacity is None or capacity > 0, "a capacity of at least 1 token", capacity, "raise it")
+    check(block_size > 0, "a block_size of at least 1 token", block_size, "raise it")
+    check(step_tokens > 0, "step_tokens of at least 1", step_tokens, "raise it")
     target = load_model(model, dtype=dtype)
     engine = Engine(target, capacity=capacity, block_size=block_size, step_tokens=step_tokens)
     if reward == "auto":
-        reward = f"{model}-reward" if f"{model}-reward" in embedded_models() else None
+        reward = companion_reward(model)
     return LLM(engine, None if reward is None else load_reward(reward, dtype=dtype))
+
+
+def companion_reward(model: str) -> str | None:
+    """The reward that comes with an embedded model: its reward model, else the likelihood under its reference."""
+    shipped = embedded_models()
+    rewards = {f"{model}-reward": f"{model}-reward", f"{model}-ref": f"likelihood:{model}-ref"}
+    return next((reward for name, reward in rewards.items() if name in shipped), None)
 
 
 def load_reward(reward: RewardLike, dtype: str = "float32") -> Reward:
     """A reward from what a user names.
 
-    A function `f(prompt, answer) -> number`; "POLICY/REFERENCE" written as "implicit:POLICY,REFERENCE" or
-    "implicit-decay:POLICY,REFERENCE" for the log-ratio of two policies; anything else is a sequence
-    classifier by folder, hub id or embedded name. An object that has `score` passes through.
+    A function `f(prompt, answer) -> number`; "implicit:POLICY,REFERENCE" or "implicit-decay:POLICY,REFERENCE"
+    for the log-ratio of two policies; "likelihood:MODEL" for the log-probability under a policy; anything else
+    is a sequence classifier by folder, hub id or embedded name. An object that has `score` passes through.
     """
     if isinstance(reward, str):
         kind, _, names = reward.partition(":")
+        if kind == "likelihood":
+            return LikelihoodReward(load_model(names, dtype=dtype))
         if kind in ("implicit", "implicit-decay"):
             if names.count(",") != 1:
                 raise OptionError("implicit:POLICY,REFERENCE", repr(reward), "name the two models")
@@ -63,7 +74,10 @@ def load_reward(reward: RewardLike, dtype: str = "float32") -> Reward:
         model = load_model(reward, dtype=dtype, head=True)
         settings = read_json(model.path / "config.json").get("ramify", {})
         return SequenceReward(model, closed=settings.get("partial", "closed") == "closed")
-    return FunctionReward(reward) if callable(reward) else reward
+    if hasattr(reward, "score"):
+        return cast(Reward, reward)
+    check(callable(reward), "a reward: a name, a function, or an object with `score`", reward, "pass one of them")
+    return FunctionReward(cast(Callable[[str, str], float], reward))
 
 
 class LLM:
@@ -71,6 +85,7 @@ class LLM:
 
     def __init__(self, engine: Engine, reward: Reward | None = None) -> None:
         self.engine, self.reward = engine, reward
+        self._named: dict[str, Reward] = {}
 
     @property
     def model(self) -> Model:
@@ -111,11 +126,12 @@ class LLM:
                trace: Emit | None = None, **options: Any) -> Iterator[tuple[int, Result | RamifyError]]:
         """Like `generate` for many prompts, yielding (index, outcome) as each ends.
 
-        A prompt that fails yields its error in place of a result and disturbs no other. Prompts start in order,
-        as many at a time as keep the engine's step full.
+        A prompt that fails yields its error in place of a result and disturbs no other; an exception that is not
+        Ramify's own, from a search of yours, is raised. Prompts start in order, as many at a time as keep the
+        engine's step full.
         """
         search, params = self.plan(method, options)
-        name = search.func.__name__
+        name = _name(search.func)
         waiting = list(enumerate(prompts))[::-1]
         running: dict[Request, int] = {}
         at_once = max(1, ROWS // options.get("n", 16))
@@ -124,7 +140,8 @@ class LLM:
                 while waiting and len(running) < at_once:
                     index, messages = waiting.pop()
                     try:
-                        request = self.engine.submit(messages, search, params, method=name, seed=seed, trace=trace)
+                        request = self.engine.submit(messages, search, params, method=name, seed=seed, trace=trace,
+                                                     warnings=list(self.model.warnings))
                     except RamifyError as error:
                         yield index, error
                         continue
@@ -149,6 +166,11 @@ class LLM:
         missing: frozenset[str] = getattr(search, "needs", frozenset()) - NATIVE
         if missing:
             raise BackendError(f"a backend with {', '.join(sorted(missing))}", "the native one", "use another backend")
+        for option in ("reward", "guide"):
+            if isinstance(name := options.get(option), str):
+                if name not in self._named:  # a model is loaded once, and so is its cache
+                    self._named[name] = load_reward(name)
+                options = {**options, option: self._named[name]}
         return bind(search, options, self.reward)
 
 
@@ -158,7 +180,13 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, list | tuple | dict):
         return str(value)
-    return getattr(value, "name", None) or getattr(value, "__name__", None) or type(value).__name__
+    return getattr(value, "name", None) or _name(value)
+
+
+def _name(function: Any) -> str:
+    """What to call a function, or an object that is called like one."""
+    name: str = getattr(function, "__name__", type(function).__name__)
+    return name
 
 
 def bind(search: Callable[..., Any], options: dict[str, Any], reward: Reward | None) -> tuple[Any, SamplingParams]:
@@ -167,7 +195,7 @@ def bind(search: Callable[..., Any], options: dict[str, Any], reward: Reward | N
     own = {name: field for name, field in parameters.items() if field.kind is field.KEYWORD_ONLY}
     sampling = SamplingParams.names()
     if unknown := [name for name in options if name not in own and name not in sampling]:
-        raise OptionError(f"options of {search.__name__} ({', '.join(own)}) or of sampling ({', '.join(sampling)})",
+        raise OptionError(f"options of {_name(search)} ({', '.join(own)}) or of sampling ({', '.join(sampling)})",
                           ", ".join(unknown), "remove or rename them")
     bound = {name: value for name, value in options.items() if name in own}
     for name in ("reward", "guide"):
@@ -175,8 +203,13 @@ def bind(search: Callable[..., Any], options: dict[str, Any], reward: Reward | N
             bound[name] = load_reward(bound[name])
     if "reward" in own and bound.get("reward") is None:
         bound["reward"] = reward
-        check(reward is not None or own["reward"].default is None, f"a reward for {search.__name__}", "none",
+        check(reward is not None or own["reward"].default is None, f"a reward for {_name(search)}", "none",
               "name one with reward=")
-    check(bound.get("n", 1) >= 1, "n of at least 1", bound.get("n"), "raise it")
+    n = bound.get("n", 1)
+    check(isinstance(n, int) and n >= 1, "a whole n of at least 1", n, "raise it")
+    left = [name for name, field in own.items() if field.default is field.empty and name not in bound]
+    check(not left, f"every option of {_name(search)}", f"none for {', '.join(left)}", "give it as an argument")
     chosen = {name: value for name, value in options.items() if name in sampling}
+    if isinstance(chosen.get("stop"), str):
+        chosen["stop"] = (chosen["stop"],)
     return functools.partial(search, **bound), SamplingParams(**chosen)

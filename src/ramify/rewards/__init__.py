@@ -3,5 +3,6 @@
 from ramify.rewards.classifier import SequenceReward
 from ramify.rewards.function import FunctionReward
 from ramify.rewards.implicit import ImplicitReward
+from ramify.rewards.likelihood import LikelihoodReward
 
-__all__ = ["FunctionReward", "ImplicitReward", "SequenceReward"]
+__all__ = ["FunctionReward", "ImplicitReward", "LikelihoodReward", "SequenceReward"]
