@@ -13,7 +13,7 @@ from ramify.engine.scheduler import Scheduler
 from ramify.engine.sequence import Prompt
 from ramify.errors import CapacityError, PromptError
 from ramify.sampling.draws import CHOICE, Draws, Key, KeyedDraws, mix
-from ramify.types import Result, SamplingParams
+from ramify.types import Result, SamplingParams, check
 
 if TYPE_CHECKING:
     from ramify.models import Model
@@ -48,7 +48,11 @@ class Engine:
         Raises:
             PromptError: an empty prompt, or one that with `max_tokens` exceeds the model's context.
             CapacityError: prompt and one answer do not fit the cache.
+            OptionError: a logit_bias for a token that the model does not have.
         """
+        vocabulary = self.target.decoder.config.vocab_size
+        check(all(0 <= token < vocabulary for token in params.logit_bias), f"logit_bias for tokens below {vocabulary}",
+              list(params.logit_bias), "use the model's own token ids")
         stream, loop = mix(seed), self.loop
         request: Request
 
@@ -73,7 +77,8 @@ class Engine:
     def step(self) -> list[Request]:
         """One engine step for all queued requests. Returns those that ended, with `result` or `error` set.
 
-        Any other exception, an interruption too, gives back every block before it propagates.
+        What goes wrong in one search, reward or trace is the `error` of its request alone. What goes wrong in a
+        model, or an interruption, ends all requests: every block is given back before it propagates.
         """
         try:
             return self.loop.step()
