@@ -216,5 +216,6 @@ def test_the_targets_own_log_probabilities_are_those_of_the_table():
             assert logprobs == pytest.approx(stated, abs=1e-9)
         return alive[0]
 
+    params = SamplingParams(max_tokens=4, temperature=0.5, top_k=2)
     for seed in range(5):
-        Engine(BASE, capacity=100).result(START, search, SamplingParams(max_tokens=4, temperature=0.5, top_k=2), seed=seed)
+        Engine(BASE, capacity=100).result(START, search, params, seed=seed)
