@@ -51,6 +51,15 @@ def test_pairs_join_right_and_wrong_of_one_problem():
     assert all(p.chosen.ids[1] and not p.rejected.ids[1] for p in pairs)
 
 
+def test_samples_are_sound_as_far_as_they_follow_the_worked_solution(tokenizer):
+    worked = [recipe.row_of(tokenizer, p) for p in islice(problem_stream("train", recipe.REWARD_SEED), 2)]
+    whole = Judged(worked[1].ids, worked[1].prompt, True, 1)
+    slipped = Judged([*worked[1].ids[:-5], 7, 7], worked[1].prompt, False, 1)
+    detour = Judged([*worked[0].ids[:-5], 7, 7], worked[0].prompt, True, 0)
+    found = recipe.how_far_sound(tokenizer, [whole, slipped, detour])
+    assert [f.sound for f in found] == [len(whole.ids), len(whole.ids) - 5, len(detour.ids)]
+
+
 @pytest.mark.slow
 def test_all_stages_in_miniature(tmp_path, monkeypatch):
     tiny = recipe.Size(hidden=32, inner=32, layers=1, heads=2, kv_heads=1)

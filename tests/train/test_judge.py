@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ramify.train.data import Row, pad
-from ramify.train.judge import LEAST, look_back, replaced, surprise, train_judge
+from ramify.train.judge import LEAST, look_back, replaced, rescale_stream, surprise, train_judge
 from ramify.train.loop import LoopConfig
 from ramify.train.models import new_llama, reward_from_policy
 from ramify.train.reward import Judged, prefix_loss, prefix_mask
@@ -87,3 +87,23 @@ def test_training_lowers_both_losses_and_leaves_the_trunk_alone(pair, tmp_path):
     first, *_, last = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert last["final"] < 0.7 * first["final"] and last["surprise"] < 0.5 * first["surprise"]
     assert all(torch.equal(weight, old[name]) for name, weight in model.model.layers[:2].state_dict().items())
+
+
+def test_rescaling_changes_the_stream_and_nothing_the_policy_says(pair):
+    policy, model = pair
+    ids, seen = pad([row.ids for row in ROWS], fill=0), prefix_mask(ROWS, 6)
+
+    def stream():
+        with torch.inference_mode():
+            hidden = model.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states[2]
+            return hidden[seen].square().mean().sqrt().item(), policy.lm_head(policy.model.norm(hidden))
+
+    model.model.embed_tokens.weight.data.mul_(5.0)
+    for layer in model.model.layers[:2]:
+        layer.self_attn.o_proj.weight.data.mul_(5.0)
+        layer.mlp.down_proj.weight.data.mul_(5.0)
+    before = stream()
+    rescale_stream(model, 2, ROWS)
+    after = stream()
+    assert before[0] > 2 and after[0] == pytest.approx(1.0, rel=1e-4)
+    assert torch.allclose(before[1], after[1], atol=1e-3)

@@ -37,7 +37,7 @@ from ramify.minis.tokenizer import (
 from ramify.train.data import Row, buckets
 from ramify.train.distill import train_draft
 from ramify.train.dpo import Pair, answer_logprobs, train_dpo
-from ramify.train.judge import look_back, replaced, train_judge
+from ramify.train.judge import look_back, replaced, rescale_stream, shared_length, train_judge
 from ramify.train.lm import train_lm
 from ramify.train.loop import LoopConfig, worker
 from ramify.train.models import Trunk, export, load_policy, new_llama, reward_from_policy
@@ -72,14 +72,14 @@ TARGET_LOOP = LoopConfig(steps=660, stop=601)  # a finished one solves too much 
 SMALL_LOOP = LoopConfig(steps=1000)
 DRAFT_SFT_LOOP = LoopConfig(steps=900, decay=0.1)
 DRAFT_LOOP = LoopConfig(steps=200, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
-REWARD_LOOP = LoopConfig(steps=1400, decay=0.6)
+REWARD_LOOP = LoopConfig(steps=500, matrix_lr=0.006, decay=0.8, save_seconds=60)
 DPO_LOOP = LoopConfig(steps=120, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
 
 TOKENS_A_STEP = 6000  # padded tokens, target and reward
 SMALL_TOKENS = 4000  # draft, reference
 JUDGE_TOKENS = 2000  # the reward model's new layers
 JUDGING_LAYERS = 2
-SLIP_STEPS, SLIP_RATES = 600, (0.0, 0.03, 0.1, 0.2)  # the judge's first steps: replaced digits and signs
+SLIP_RATES = (0.05, 0.1, 0.2)  # shares of digits and signs that are redrawn to show the judge mistakes
 EASY_STEPS = 120  # at first, problems of one or two lines only
 
 
@@ -221,15 +221,26 @@ def train_reward_model(place: Place) -> None:
     policy.requires_grad_(False)
     torch.manual_seed(1)
     model = reward_from_policy(policy, extra_layers=JUDGING_LAYERS, frozen=True)
+    rescale_stream(model, TARGET.layers, samples[:400])
     look_back(model, policy, TARGET.layers, samples[:400])
-    sampled = epochs(samples, JUDGE_TOKENS)
+    sampled = epochs(how_far_sound(tokenizer, samples), JUDGE_TOKENS)
     slips = slipped_problems(tokenizer, JUDGE_TOKENS)
 
     def batch(step: int) -> Sequence[Judged]:
-        return slips(step) if step < SLIP_STEPS else sampled(step - SLIP_STEPS)
+        return sampled(step // 3) if step % 3 == 2 else slips(step)
 
     train_judge(model, policy, batch, REWARD_LOOP, place.out / "reward")
     publish(place, model, "mini-math-reward")
+
+
+def how_far_sound(tokenizer: Tokenizer, samples: Sequence[Judged]) -> list[Judged]:
+    """The samples with the length of what they share with the worked solution; a right one counts as sound."""
+    stream = problem_stream("train", REWARD_SEED)
+    worked = [row_of(tokenizer, problem).ids for problem in islice(stream, 1 + max(s.group for s in samples))]
+    shared = [shared_length(s.ids, worked[s.group]) for s in samples]
+    return [
+        replace(s, sound=len(s.ids) if s.correct else length) for s, length in zip(samples, shared, strict=True)
+    ]
 
 
 def slipped_problems(tokenizer: Tokenizer, tokens: int) -> Callable[[int], Sequence[Judged]]:

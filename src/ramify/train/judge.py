@@ -4,7 +4,7 @@ Learning to judge from right/wrong labels alone failed here: two million tokens 
 chance, although the trunk's own log-probabilities rank well. What was missing is the circuit that compares each
 token with the prediction made one place earlier. So the first new layer starts out looking one token back, and
 besides the labels the new layers learn to tell how surprising the trunk found each token so far. Texts with
-randomly replaced tokens teach that quickly (as in ELECTRA, arXiv 2003.10555); samples then teach the reward.
+randomly replaced tokens teach that quickly (as in ELECTRA, arXiv 2003.10555); the policy's samples join them.
 """
 
 import math
@@ -22,8 +22,9 @@ from ramify.train.models import Trunk
 from ramify.train.reward import Judged, final_scores, prefix_loss, prefix_mask
 
 LEAST = -6.0  # log-probabilities are cut here: less likely is no more wrong
-SHARPNESS = 90.0  # of the look back: about 10 nats between the token before and its neighbours
+SHARPNESS = 120.0  # of the look back: about 14 nats between the token before and its neighbours
 FAST_PAIRS = 3  # rotary pairs that tell neighbouring places apart
+THRESHOLD = 2.6  # their sum of cosines is 3 one place back and at most 2.4 anywhere else
 
 
 def replaced(row: Row, kinds: Sequence[Collection[int]], rate: float, rng: random.Random) -> Judged:
@@ -36,24 +37,49 @@ def replaced(row: Row, kinds: Sequence[Collection[int]], rate: float, rng: rando
         for kind in kinds:
             if ids[place] in kind and rng.random() < rate:
                 ids[place] = rng.choice(sorted(kind))
-    sound = next((i for i, (new, old) in enumerate(zip(ids, row.ids, strict=True)) if new != old), len(ids))
+    sound = shared_length(ids, row.ids)
     return Judged(ids, row.prompt, sound == len(ids), 0, sound)
+
+
+def shared_length(ids: Sequence[int], other: Sequence[int]) -> int:
+    """How many leading ids two texts share."""
+    return next((i for i, (a, b) in enumerate(zip(ids, other, strict=False)) if a != b), min(len(ids), len(other)))
+
+
+@torch.no_grad()
+def rescale_stream(model: Trunk, layers: int, rows: Sequence[Row]) -> None:
+    """Scale the first `layers` layers so that what they hand on has root mean square 1 on `rows`.
+
+    Norms undo the scale (their epsilon is scaled along), so the layers compute the same as before; but new layers
+    can now be heard. (The stream of a policy trained with Muon grew to 70: new weights would have to grow so too.)
+    """
+    ids_BT = pad([row.ids for row in rows], fill=0)
+    hidden_BTD = model.model(input_ids=ids_BT, output_hidden_states=True, use_cache=False).hidden_states[layers]
+    factor = 1 / hidden_BTD[prefix_mask(rows, ids_BT.size(1))].square().mean().sqrt().item()
+    model.config.rms_norm_eps *= factor**2
+    for part in model.modules():
+        if isinstance(part, type(model.model.norm)):
+            part.variance_epsilon = model.config.rms_norm_eps
+    model.model.embed_tokens.weight.mul_(factor)
+    for layer in model.model.layers[:layers]:
+        layer.self_attn.o_proj.weight.mul_(factor)
+        layer.mlp.down_proj.weight.mul_(factor)
 
 
 @torch.no_grad()
 def look_back(model: Trunk, policy: Trunk, first_new: int, rows: Sequence[Row]) -> None:
     """Let layer `first_new` of `model` attend to the token before each token, for good.
 
-    Its queries and keys become constants, turned by the rotary embedding so that their product is largest one place
-    back. The constant is the linear function of the layer's input that is nearest 1 on `rows` (least squares). The
+    Its queries and keys become constants, turned by the rotary embedding so that their product is positive one place
+    back and negative elsewhere (the slowest pair supplies the threshold). The constant is the linear function of the layer's input that is nearest 1 on `rows` (least squares). The
     layer reads its input as the policy's output layer would. Those weights are frozen.
     """
     layer, head = model.model.layers[first_new], model.config.head_dim
     layer.input_layernorm.weight.copy_(policy.model.norm.weight)
     ids_BT = pad([row.ids for row in rows], fill=0)
     hidden_BTD = model.model(input_ids=ids_BT, output_hidden_states=True, use_cache=False).hidden_states[first_new]
-    seen_BT = prefix_mask(rows, ids_BT.size(1))
-    x_ND = layer.input_layernorm(hidden_BTD)[seen_BT]
+    real_BT = torch.arange(ids_BT.size(1)) < torch.tensor([[len(row.ids)] for row in rows])
+    x_ND = layer.input_layernorm(hidden_BTD)[real_BT]  # prompts too: a negative constant would attract every look
     ridge = 1e-4 * len(x_ND) * torch.eye(x_ND.size(1))
     constant_D = torch.linalg.solve(x_ND.T @ x_ND + ridge, x_ND.sum(0))
     query, key = torch.zeros(head), torch.zeros(head)
@@ -61,6 +87,7 @@ def look_back(model: Trunk, policy: Trunk, first_new: int, rows: Sequence[Row]) 
         angle = model.config.rope_parameters["rope_theta"] ** (-2 * pair / head)
         query[pair], query[pair + head // 2] = math.cos(angle), -math.sin(angle)
         key[pair] = 1.0
+    query[head // 2 - 1], key[head // 2 - 1] = -THRESHOLD, 1.0
     size = math.sqrt(SHARPNESS)
     attention = layer.self_attn
     attention.q_proj.weight.copy_(torch.outer(query.repeat(model.config.num_attention_heads) * size, constant_D))
