@@ -77,7 +77,7 @@ def load_reward(reward: RewardLike, dtype: str = "float32") -> Reward:
     if hasattr(reward, "score"):
         return cast(Reward, reward)
     check(callable(reward), "a reward: a name, a function, or an object with `score`", reward, "pass one of them")
-    return FunctionReward(cast(Callable[[str, str], float], reward))
+    return FunctionReward(reward)
 
 
 class LLM:

@@ -245,7 +245,7 @@ def how_far_sound(tokenizer: Tokenizer, samples: Sequence[Judged]) -> list[Judge
 
 def slipped_problems(tokenizer: Tokenizer, tokens: int) -> Callable[[int], Sequence[Judged]]:
     """Batches of worked solutions in which some digits and signs were replaced, a function of the step."""
-    kinds = [{tokenizer.token_to_id(c) for c in characters} for characters in ("0123456789", "+-*/")]
+    kinds = [set(tokenizer.encode(characters).ids) for characters in ("0123456789", "+-*/")]
     made: dict[int, list[list[Judged]]] = {}
 
     def batch(step: int) -> Sequence[Judged]:

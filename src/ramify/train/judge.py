@@ -71,8 +71,9 @@ def look_back(model: Trunk, policy: Trunk, first_new: int, rows: Sequence[Row]) 
     """Let layer `first_new` of `model` attend to the token before each token, for good.
 
     Its queries and keys become constants, turned by the rotary embedding so that their product is positive one place
-    back and negative elsewhere (the slowest pair supplies the threshold). The constant is the linear function of the layer's input that is nearest 1 on `rows` (least squares). The
-    layer reads its input as the policy's output layer would. Those weights are frozen.
+    back and negative elsewhere (the slowest pair supplies the threshold). The constant is the linear function of the
+    layer's input that is nearest 1 on `rows` (least squares). The layer reads its input as the policy's output layer
+    would. Those weights are frozen.
     """
     layer, head = model.model.layers[first_new], model.config.head_dim
     layer.input_layernorm.weight.copy_(policy.model.norm.weight)
