@@ -34,7 +34,7 @@ def told(engine, search, seed):
     return candidates, result.chosen, result.usage.target.recomputed
 
 
-@pytest.mark.parametrize(("name", "reward"), product(SEARCHES, REWARDS))
+@pytest.mark.parametrize(("name", "reward"), list(product(SEARCHES, REWARDS)))
 def test_a_small_cache_changes_nothing(name, reward):
     search, recomputed = SEARCHES[name](REWARDS[reward]), 0
     for seed, (block, room, step) in enumerate(product((1, 2, 4), (ROOM, ROOM + 5), (64, 3))):
