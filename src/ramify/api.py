@@ -49,9 +49,9 @@ def load(model: str = "mini-math", *, reward: RewardLike | None = "auto", dtype:
 
 
 def companion_reward(model: str) -> str | None:
-    """The reward that comes with an embedded model: its reward model, else the likelihood under its reference."""
+    """The reward that comes with an embedded model: of those shipped, the one that ranks best (see the model card)."""
     shipped = embedded_models()
-    rewards = {f"{model}-reward": f"{model}-reward", f"{model}-ref": f"likelihood:{model}-ref"}
+    rewards = {f"{model}-ref": f"likelihood:{model}-ref", f"{model}-reward": f"{model}-reward"}
     return next((reward for name, reward in rewards.items() if name in shipped), None)
 
 
