@@ -279,3 +279,15 @@ def test_the_store_keeps_every_type(dtype):
     store.write(0, torch.tensor([3]), keys, keys)
     got, _ = store.read(0, torch.tensor([[1]]))
     assert got.dtype == dtype and got[0, 1].tolist() == [[1.5, -2.0]] and got[0, 0].tolist() == [[0, 0]]
+
+
+def test_a_shorter_prompt_inside_a_remembered_block_adds_nothing():
+    pool = BlockPool(4, 2)
+    prefixes, table = PrefixCache(pool), BlockTable(pool)
+    table.append(2)
+    prefixes.insert([0, 0], table)
+    table.free()
+    short = prefixes.match([0])
+    prefixes.insert([0], short)
+    short.free()
+    assert pool.refs[0] == 1 and prefixes.evict(1) == 1 and pool.used == 0

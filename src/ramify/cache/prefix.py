@@ -72,7 +72,9 @@ class PrefixCache:
         for at in range(0, len(tokens), size):
             piece = tuple(tokens[at : at + size])
             siblings = node.children.setdefault(piece[0], [])
-            found = next((child for child in siblings if child.tokens == piece), None)
+            # A partial last block that is remembered with more tokens already has nothing to add, and a block that
+            # two nodes held could never be given up.
+            found = next((child for child in siblings if child.tokens[: len(piece)] == piece), None)
             if found is None:
                 found = _Node(piece, table.blocks[at // size], node)
                 self.pool.share(found.block)
