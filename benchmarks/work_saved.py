@@ -141,7 +141,7 @@ def main() -> int:
     """Run all methods; 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini-math")
-    parser.add_argument("--reward", default="auto")
+    parser.add_argument("--reward", default="mini-math-reward", help="a scalar-head model")
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--new", type=int, default=128, help="tokens of every answer")

@@ -79,7 +79,7 @@ class PrefixCache:
                 found = _Node(piece, table.blocks[at // size], node)
                 self.pool.share(found.block)
                 siblings.append(found)
-            elif self.pool.refs[found.block] == 1 and found.block != table.blocks[at // size]:
+            elif found.tokens == piece and self.pool.refs[found.block] == 1 and found.block != table.blocks[at // size]:
                 # Computed again by somebody who could not wait for it: one copy is enough.
                 self.pool.release(found.block)
                 found.block = table.blocks[at // size]

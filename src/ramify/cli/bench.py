@@ -17,6 +17,7 @@ from ramify.trace import Row, RowWriter, read_rows
 from ramify.types import SamplingParams
 
 if TYPE_CHECKING:
+    from ramify.api import LLM
     from ramify.bench.questions import Question
     from ramify.bench.run import Cell, Results
 
@@ -66,7 +67,7 @@ def search(
     setup = {"bench": "search", "model": model, "reward": reward, "dtype": dtype, "seed": seed, "problems": problems
              if not problems.isdecimal() else "embedded", "sampling": sampling}
     questions = _questions(problems, seed)
-    results = _run(setup, cells, questions, out)
+    results = _run(_load(setup), setup, cells, questions, out)
     _report(setup, cells, results, len(questions), goal, plot, as_json)
 
 
@@ -134,11 +135,23 @@ def _questions(problems: str, seed: int) -> list[Question]:
     return questions.embedded(int(problems), seed)
 
 
-def _run(setup: Row, cells: list[Cell], questions: list[Question], out: Path | None) -> Results:
+def _load(setup: Row) -> LLM:
+    """The model and its reward, whose name goes into the setup: which one is "auto" may change."""
+    import ramify
+
+    llm = ramify.load(setup["model"], reward=None if setup["reward"] == "none" else setup["reward"],
+                      dtype=setup["dtype"])
+    if llm.reward is not None:
+        setup["reward"] = llm.reward.name
+    # Every method pays for its own prompts; companion models follow the target in this.
+    llm.engine.loop.target.prefixes = None
+    return llm
+
+
+def _run(llm: LLM, setup: Row, cells: list[Cell], questions: list[Question], out: Path | None) -> Results:
     """Every row that the report needs: from the file what is there, the rest measured now and kept there."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    import ramify
     from ramify.bench.run import measure
 
     results = _read(out, setup)
@@ -149,10 +162,6 @@ def _run(setup: Row, cells: list[Cell], questions: list[Question], out: Path | N
         sink = opened.enter_context(RowWriter(out, append=True)) if out else None
         if sink and not results:
             sink.write([setup])
-        llm = ramify.load(setup["model"], reward=None if setup["reward"] == "none" else setup["reward"],
-                          dtype=setup["dtype"])
-        # Every method pays for its own prompts; companion models follow the target in this.
-        llm.engine.loop.target.prefixes = None
         progress = opened.enter_context(Progress(*columns, console=notes(), transient=True))
         bar = progress.add_task("", total=len(cells) * len(questions), completed=before)
 
