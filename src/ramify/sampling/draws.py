@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 
-TOKEN, TIE, ACCEPT, RESIDUAL, CHOICE = range(5)  # purposes
+TOKEN, TIE, ACCEPT, RESIDUAL, CHOICE, DRAFT, GUESS = range(7)  # purposes
 
 _MASK = (1 << 64) - 1
 
@@ -37,6 +37,13 @@ class Draws(Protocol):
 
     def categorical(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
         """One index per row, with probability proportional to the row."""
+        ...
+
+    def guess(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
+        """What `categorical` is likely to give under these keys, if its probabilities are near these.
+
+        A prediction, never an outcome: the keys stay unused.
+        """
         ...
 
     def bernoulli(self, probability: float, key: Key) -> bool:
@@ -89,6 +96,10 @@ class KeyedDraws:
         uniforms_R = np.array([uniform(key) for key in keys])
         picks: list[int] = invert_cdf(probs_RV, uniforms_R).tolist()
         return picks
+
+    def guess(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
+        """See `Draws`. The same uniform numbers find nearby places in similar distributions."""
+        return self.categorical(probs_RV, keys)
 
     def bernoulli(self, probability: float, key: Key) -> bool:
         """See `Draws`."""
