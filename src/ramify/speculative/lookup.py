@@ -2,7 +2,8 @@
 
 `lookup` copies from one text, `SuffixTree` counts over many: the prompt, a candidate's own answer, its siblings in
 the same search. Both choose without chance, so their proposals are "fixed": a drafted x is accepted with q(x), q
-being the target's distribution, and the law stays q whatever was looked up.
+being the target's distribution, and the law stays q whatever was looked up. Where siblings are looked up a
+candidate's *text* depends on them, unless the verifier is the coupled one.
 """
 
 from __future__ import annotations
