@@ -8,13 +8,15 @@ import sys
 import pytest
 
 import ramify as package
-from ramify.theory import best_of_n, calibration, tilt, treebon, voting
+from ramify.theory import best_of_n, calibration, speculative_cost, tilt, treebon, voting
 from ramify.theory import speculative_rejection as sr
 from ramify.theory.law import empirical_law, finite_law
 
 LEVELS = ("--levels", "0:0.7,1:0.2,3:0.1")
 LAW = finite_law([0, 1, 3], [0.7, 0.2, 0.1])
-COMMANDS = ("bon", "kl", "speculative-rejection", "treebon", "tilt", "vote", "infalign")
+COMMANDS = ("bon", "kl", "speculative-rejection", "treebon", "tilt", "vote", "infalign", "speculative", "rejections",
+            "pareto")
+PAIR = ("--draft", "0.5,0.3,0.2", "--target", "0.2,0.3,0.5")
 
 
 @pytest.fixture
@@ -158,6 +160,46 @@ def test_infalign(ask):
     assert plain["win_rate_single"] > aware["win_rate_single"]
 
 
+def test_speculative(ask):
+    told = ask("speculative", "--acceptance", 0.8, "--length", "4,8", "--cost", 0.1, "--operations", 0.05)
+    assert [row["length"] for row in told["rows"]] == [4, 8] and told["best"][0]["length"] == 6
+    first = told["rows"][0]
+    assert first["tokens_per_call"] == pytest.approx(3.3616) and first["speedup"] == pytest.approx(3.3616 / 1.4)
+    assert first["operations"] == pytest.approx(5.2 / 3.3616)
+    assert first["rejections_per_100_tokens"] == pytest.approx(100 * (1 - 0.8**4) / 3.3616)
+    assert told["rejections_per_100_tokens_at_most"] == pytest.approx(20)
+    assert ask("speculative", "--acceptance", 0.3, "--cost", 0.4)["best"][0] == {"rows": 1, "length": 0, "speedup": 1}
+
+
+def test_speculative_with_rows(ask):
+    measured = {1: 0.01, 64: 0.01, 128: 0.02, 1024: 0.16}
+    told = ask("speculative", "--acceptance", 0.8, "--length", 1, "--rows", "1,16,64",
+               "--seconds", "1:0.01,64:0.01,128:0.02,1024:0.16")
+    assert [best["length"] for best in told["best"]] == [6, 3, 0]
+    for row in told["rows"]:
+        assert row["speedup"] == speculative_cost.batched_speedup(0.8, 1, 0.1, row["rows"], measured)
+
+
+def test_rejections(ask):
+    told = ask("rejections", *PAIR, "--tokens", 50, "--drafts", "1,2,3")
+    assert [row["rejections"] for row in told["rows"]][:2] == pytest.approx([15, 14.11036], abs=5e-6)
+    assert [row["accepts_without_replacement"] for row in told["rows"]] == pytest.approx([0.7, 0.82, 1])
+    two = told["rows"][1]
+    assert (two["accepts_independent"], two["accepts_k_sequential"], two["bound_for_independent"]) == pytest.approx(
+        (0.76, 0.791355287, 0.86))
+    assert told["tv"] == pytest.approx(0.3) and 11 < told["rejections_with_endless_drafts"] < 12
+    many = ",".join(["0.01"] * 100)
+    assert ask("rejections", "--draft", many, "--target", many, "--drafts", 9)["rows"][0][
+        "accepts_without_replacement"] is None
+
+
+def test_pareto(ask):
+    told = ask("pareto", *PAIR, "--epsilon", "0.05,0.2", "--lenience", "1")
+    assert [(row["rejections_per_100_tokens"], row["loss"]) for row in told["rows"]] == [
+        pytest.approx((25, 0.05)), pytest.approx((10, 0.2)), pytest.approx((30, 0))]
+    assert told["tv"] == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize(("args", "said"), [
     (("bon", "--n", "0"), "n of at least 1"),
     (("bon", "--n", "four"), "finite numbers for --n; got 'four'"),
@@ -180,6 +222,20 @@ def test_infalign(ask):
     (("vote", "--probs", "0.4,0.6", "--correct", "2"), "an answer's place"),
     (("vote", "--probs", "0.4,0.6", "--n", "2.5"), "whole numbers for --n"),
     (("infalign", "--beta", "0"), "beta above 0"),
+    (("speculative", "--acceptance", "1.2"), "acceptance in [0, 1]"),
+    (("speculative", "--acceptance", "0.8", "--length", "2.5"), "whole numbers for --length"),
+    (("speculative", "--acceptance", "0.8", "--length", "-1"), "whole number of at least 0"),
+    (("speculative", "--acceptance", "0.8", "--length", ""), "a number for --rows and --length"),
+    (("speculative", "--acceptance", "0.8", "--cost", "-1"), "cost of 0 or more"),
+    (("speculative", "--acceptance", "0.8", "--rows", "8"), "--seconds for several rows"),
+    (("speculative", "--acceptance", "0.8", "--rows", "8", "--seconds", "1:0.1,16:0.2"), "between the measured 1"),
+    (("speculative", "--acceptance", "0.8", "--seconds", "1,2"), "tokens:seconds pairs"),
+    (("rejections", *PAIR, "--drafts", "0"), "drafts to be a whole number"),
+    (("rejections", *PAIR, "--drafts", ""), "a number of drafts"),
+    (("rejections", "--draft", "0.5,0.5", "--target", "1"), "over the same tokens"),
+    (("rejections", "--draft", "", "--target", "1"), "at least one probability"),
+    (("pareto", *PAIR, "--epsilon", ""), "a rule to judge"),
+    (("pareto", *PAIR, "--lenience", "0"), "a lenience above 0"),
 ])
 def test_mistakes_are_one_line(ramify, args, said):
     code, out, err = ramify("theory", *args)

@@ -115,7 +115,7 @@ def chain_rejections(p: ArrayLike, q: ArrayLike, tokens: int, drafts: float = 1)
 
     With R1 = tv, R2 = all_rejected and g_n the chance that position n is fresh, g_1 = 1 and
     g_(n+1) = R1 + g_n (R2 - R1), so g tends to R1/(1 + R1 - R2) geometrically and E = sum of R1 - g_n (R1 - R2).
-    drafts = math.inf is what no number of i.i.d. drafts gets below.
+    drafts = math.inf is the limit that this scheme tends to.
     """
     need_count("tokens", tokens)
     one, many = tv(p, q), all_rejected(p, q, drafts)[0]

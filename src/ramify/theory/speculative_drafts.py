@@ -15,7 +15,7 @@ from ramify.theory.checks import need, need_count
 from ramify.theory.law import Floats
 from ramify.theory.speculative import Prefix, Table, all_rejected, pair
 
-# Orders of siblings that `without_replacement_acceptance` is willing to sum over: seconds.
+# What `without_replacement_acceptance` is willing to sum over: seconds.
 MOST_ORDERS = 100_000
 
 # Chains whose running ratios agree to this many decimals are one: their order of multiplication differs.
@@ -119,19 +119,24 @@ def k_sequential(p: ArrayLike, q: ArrayLike, drafts: int) -> tuple[float, float]
     return high, accepted(high)[0]
 
 
+def sibling_orders(p: ArrayLike, drafts: int) -> int:
+    """How many orders of all drafts but the last `without_replacement_acceptance` sums over."""
+    need_count("drafts", drafts)
+    tokens = int((np.asarray(p) > 0).sum())
+    return math.perm(tokens, min(drafts, tokens) - 1)
+
+
 def without_replacement_acceptance(p: ArrayLike, q: ArrayLike, drafts: int) -> float:
     """Recursive rejection of k drafts drawn without replacement (RSD, arXiv 2402.14160).
 
     Draft j is tested with min(1, q^j/p^j), p^j being p without the drafts before it; k beyond the tokens that p
-    can draw changes nothing. At least `recursive_acceptance`. Sums over all orders of k drafts but the last.
+    can draw changes nothing. At least `recursive_acceptance`. Sums over all `sibling_orders`.
 
     Raises:
         OutOfRange: more than 100,000 orders.
     """
-    need_count("drafts", drafts)
     p_V, q_V = pair(p, q)
-    tokens = int((p_V > 0).sum())
-    orders = math.perm(tokens, min(drafts, tokens) - 1)
+    orders = sibling_orders(p_V, drafts)
     need(orders <= MOST_ORDERS, f"at most {MOST_ORDERS:,} orders of the drafts", f"{orders:.3g}",
          "lower the drafts or the tokens")
 
