@@ -1,6 +1,7 @@
 """When to stop drafting: rules over what was drafted, and the length that pays."""
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -8,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ramify.errors import OptionError
-from ramify.speculative import stopping
+from ramify.exact import enumerate_law
+from ramify.exact.tabular import random_table
+from ramify.sampling.draws import DRAFT, Key
+from ramify.speculative import chain, stopping, verify_block, verify_token
 from ramify.speculative.stopping import AcceptanceRates, Step, best_length
 
 examples = settings(max_examples=60, deadline=None)
@@ -199,3 +203,54 @@ def test_zero_is_not_for_ever():
     assert bad[0] > 0 and bad[-15:].count(1) == 3 and bad[-15:].count(0) == 12
     assert play(True, 100)[-1] == 4
     assert [AcceptanceRates(1, patience=1).explored(0), rates.explored(3)] == [1, 3]
+
+
+# The law
+
+P, Q = random_table(3, 1), random_table(3, 2)
+
+
+def written(rule, verify, source, keep_newest=True):
+    """Three tokens: drafts that stop by the rule, verified; an oracle head tells min(1, q/p)."""
+    text = ()
+    while len(text) < 3:
+        steps, rows, tokens = [], [], []
+        while len(tokens) < 2 and not rule(steps):
+            path = (*text, *tokens)
+            rows.append(torch.tensor(P(path), dtype=torch.float64))
+            [token] = source.categorical(rows[-1][None], [Key(1, len(text), DRAFT).part(len(tokens))])
+            tokens.append(token)
+            steps.append(stopping.step_of(rows[-1], token, min(1.0, Q(path)[token] / P(path)[token])))
+        if not keep_newest and len(tokens) < 2 and tokens:
+            tokens.pop()
+            rows.pop()
+        q_NV = torch.tensor([Q((*text, *tokens[:n])) for n in range(len(tokens) + 1)], dtype=torch.float64)
+        verdict = verify(chain(tokens, torch.stack(rows) if rows else None), q_NV, source, Key(1, len(text)))
+        text += (*tokens[:len(verdict.path)], verdict.token)
+    return text[:3]
+
+
+RULES = {"fixed": stopping.fixed(1), "confidence": stopping.confidence(0.6), "entropy": stopping.entropy(0.8),
+         "acceptance": stopping.acceptance(0.4)}
+
+
+def check_law(rule, verify, keep_newest=True):
+    law = enumerate_law(lambda source: written(rule, verify, source, keep_newest))
+    for text in product(range(3), repeat=3):
+        exact = math.prod(Q(text[:n])[text[n]] for n in range(3))
+        assert law.get(text, 0.0) == pytest.approx(exact, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", list(RULES))
+def test_a_rule_leaves_the_law_alone(name):
+    check_law(RULES[name], verify_token)
+
+
+def test_block_verification_may_stop_too():
+    check_law(RULES["acceptance"], verify_block)
+
+
+def test_to_drop_the_newest_token_is_biased():
+    """The broken twin: a rule that reads the token and takes it back."""
+    with pytest.raises(AssertionError):
+        check_law(RULES["acceptance"], verify_token, keep_newest=False)
