@@ -168,14 +168,17 @@ def test_speculative(ask):
     assert first["operations"] == pytest.approx(5.2 / 3.3616)
     assert first["rejections_per_100_tokens"] == pytest.approx(100 * (1 - 0.8**4) / 3.3616)
     assert told["rejections_per_100_tokens_at_most"] == pytest.approx(20)
-    assert ask("speculative", "--acceptance", 0.3, "--cost", 0.4)["best"][0] == {"rows": 1, "length": 0, "speedup": 1}
+    assert ask("speculative", "--acceptance", 0.3, "--cost", 0.4)["best"][0] == {
+        "rows": 1, "length": 0, "speedup": 1, "longest_tried": 256}
 
 
-def test_speculative_with_rows(ask):
+def test_speculative_with_rows(ask, ramify):
     measured = {1: 0.01, 64: 0.01, 128: 0.02, 1024: 0.16}
     told = ask("speculative", "--acceptance", 0.8, "--length", 1, "--rows", "1,16,64",
                "--seconds", "1:0.01,64:0.01,128:0.02,1024:0.16")
-    assert [best["length"] for best in told["best"]] == [6, 3, 0]
+    assert [(best["length"], best["longest_tried"]) for best in told["best"]] == [(6, 1023), (3, 63), (0, 15)]
+    short = ramify("theory", "speculative", "--acceptance", 0.8, "--seconds", "1:0.01,5:0.01")[1]
+    assert "Drafts of 4 are the fastest, 2.40 times plain decoding among the lengths tried." in short
     for row in told["rows"]:
         assert row["speedup"] == speculative_cost.batched_speedup(0.8, 1, 0.1, row["rows"], measured)
 

@@ -51,10 +51,12 @@ def speculative(
             | ({} if operations is None
                else {"operations": theory.operation_factor(acceptance, tokens, operations)})
             for width in widths for tokens in lengths]
-        tops = [theory.best_batched_length(acceptance, cost, width, measured) if measured
-                else theory.best_length(acceptance, cost) for width in widths]
-        best: list[Row] = [{"rows": width, "length": top, "speedup": speedup(width, top)}
-                           for width, top in zip(widths, tops, strict=True)]
+        best: list[Row] = []
+        for width in widths:
+            top = (theory.best_batched_length(acceptance, cost, width, measured) if measured
+                   else theory.best_length(acceptance, cost))
+            longest = max(measured) // width - 1 if measured else theory.LONGEST
+            best.append({"rows": width, "length": top, "speedup": speedup(width, top), "longest_tried": longest})
         most = 100 * (1 - acceptance)
         show({"theory": "speculative", "acceptance": acceptance, "cost": cost, "best": best,
               "rejections_per_100_tokens_at_most": most}, table,
@@ -130,6 +132,7 @@ def _table(seconds: str | None) -> dict[int, float]:
 
 def _advice(best: Row) -> str:
     rows = f"With {best['rows']} rows: " if best["rows"] > 1 else ""
+    more = " among the lengths tried" if best["length"] == best["longest_tried"] else ""
     if not best["length"]:
-        return f"{rows}No draft is the fastest."
-    return f"{rows}Drafts of {best['length']} are the fastest, {best['speedup']:.2f} times plain decoding."
+        return f"{rows}Plain decoding is the fastest{more}."
+    return f"{rows}Drafts of {best['length']} are the fastest, {best['speedup']:.2f} times plain decoding{more}."

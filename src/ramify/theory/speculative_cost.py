@@ -17,6 +17,8 @@ from ramify.theory.speculative import Prefix, Table, pair, residual
 
 Stop = Callable[[tuple[float, ...]], bool]
 
+LONGEST = 256  # draft length that `best_length` tries; longer ones matter only where drafts are all but free
+
 
 def expected_tokens(acceptance: float, length: int) -> float:
     """E[tokens per target call] = (1 - a^(length+1))/(1 - a): the accepted ones and the target's own."""
@@ -48,7 +50,7 @@ def operation_factor(acceptance: float, length: int, operations: float) -> float
     return (operations * length + length + 1) / expected_tokens(acceptance, length)
 
 
-def best_length(acceptance: float, cost: float, longest: int = 256) -> int:
+def best_length(acceptance: float, cost: float, longest: int = LONGEST) -> int:
     """The length, 0 to `longest`, with the largest `speedup`; the shortest of equals, so 0 unless a > cost.
 
     The speed-up rises to one top and falls, being concave over affine; the scan stops at the top.
