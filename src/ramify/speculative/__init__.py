@@ -14,7 +14,7 @@ from ramify.speculative.verify import (
     verify_token,
 )
 from ramify.speculative.verify_joint import verify_block, verify_traversal
-from ramify.speculative.verify_lossy import verify_lossy, verify_priced, verify_typical
+from ramify.speculative.verify_relaxed import verify_lossy, verify_priced, verify_typical
 
 __all__ = ["Proposal", "Scheme", "Verdict", "chain", "verify_block", "verify_coupled", "verify_greedy",
            "verify_k_sequential", "verify_lossy", "verify_priced", "verify_recursive", "verify_token",

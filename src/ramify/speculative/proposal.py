@@ -23,7 +23,8 @@ class Proposal:
     """Drafted tokens: a tree, of which a chain is a special case. N = 0 is legal: nothing was drafted.
 
     Every verifier trusts p: the law of its output is wrong if a token was drawn from anything else, or if a token
-    was drawn and then left out because of what it is. Whether a node gets children may depend on its own path.
+    was drawn and then left out because of what it is. Which nodes get children, and how many, may be decided by
+    anything that was drawn before: a node that stops growing keeps exactly the share that its children would have had.
 
     Args:
         tokens: [N] ids.
@@ -34,8 +35,6 @@ class Proposal:
         scheme: "independent" (siblings are i.i.d.; also a chain), "without_replacement" (one after the other, each
             from what is left), or "fixed" (chosen without chance, such as a look-up: p is not read and may be None).
         fixed: nodes whose children were chosen without chance where the others' were not.
-        top_down: whether a node got children was decided by a comparison with other branches, which may tell what
-            those hold. Rules that look into a branch before they leave it are then not exact and refuse it.
 
     Raises:
         ValueError: sampled tokens without p, a token that p gives no mass, equal siblings without replacement, or
@@ -47,7 +46,6 @@ class Proposal:
     p_NV: Tensor | None
     scheme: Scheme = "independent"
     fixed: Collection[int] = ()
-    top_down: bool = False
     _children: list[list[int]] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

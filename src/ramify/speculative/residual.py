@@ -10,7 +10,7 @@ from torch import Tensor
 
 # A residual lighter than this is rounding: p and q agree, and the rejection that led here had no more chance than that.
 ROUNDING = 1e-12
-BISECTIONS = 50
+BISECTIONS = 30  # the best divisor to 1e-9 of its range; the law is exact at any that is not below it
 
 
 def ratio(q_V: Tensor, p_V: Tensor, token: int, share: float = 1.0) -> float:
@@ -71,19 +71,19 @@ def priced(q_V: Tensor, p_V: Tensor, reward_V: Tensor, delta: float, *, gain_onl
         delta: total variation to spend.
         gain_only: stop where the next bit of mass would win nothing, so that E_o[reward] >= E_q[reward].
     """
-    reward_V = reward_V.to(q_V)
-    give_V, take_V = (p_V - q_V).clamp_(min=0.0).mul_(q_V > 0), (q_V - p_V).clamp_(min=0.0)
-    best_V, worst_V = reward_V.argsort(descending=True, stable=True), reward_V.argsort(stable=True)
-    room_V, stock_V = give_V[best_V].cumsum(0), take_V[worst_V].cumsum(0)
+    best_V = reward_V.to(q_V.device).argsort(descending=True, stable=True)
+    worst_V = best_V.flip(0)
+    more_V = (p_V - q_V).mul_(q_V > 0)
+    give_V, take_V = more_V[best_V].clamp_(min=0.0), (-more_V[worst_V]).clamp_(min=0.0)
+    room_V, stock_V = give_V.cumsum(0), take_V.cumsum(0)
     moved = min(delta, float(room_V[-1]), float(stock_V[-1]))
     if gain_only:
-        steps_S = torch.cat([room_V, stock_V])  # where the token that gives or the one that takes changes
+        steps_S = torch.cat([room_V, stock_V])  # where the token that gets mass changes, or the one that loses it
         to_S = torch.searchsorted(room_V, steps_S).clamp_(max=len(q_V) - 1)
         from_S = torch.searchsorted(stock_V, steps_S).clamp_(max=len(q_V) - 1)
         wins_S = reward_V[best_V[to_S]] > reward_V[worst_V[from_S]]
         moved = min(moved, float((steps_S * wins_S).max()))
     law_V = q_V.clone()
-    for order_V, amounts_V, totals_V, sign in ((best_V, give_V, room_V, 1.0), (worst_V, take_V, stock_V, -1.0)):
-        sorted_V = amounts_V[order_V]
-        law_V[order_V] += sign * torch.minimum((moved - totals_V + sorted_V).clamp_(min=0.0), sorted_V)
+    law_V[best_V] += torch.minimum((moved - room_V + give_V).clamp_(min=0.0), give_V)
+    law_V[worst_V] -= torch.minimum((moved - stock_V + take_V).clamp_(min=0.0), take_V)
     return law_V.clamp_(min=0.0)

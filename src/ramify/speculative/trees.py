@@ -53,8 +53,8 @@ def stochastic_beam(next_p: NextP, width: int, depth: int, noise: Noise) -> Prop
     """RSD-S: of each level only the `width` nodes with the greatest perturbed log-probability grow.
 
     The paths of a level are a draw without replacement from all paths of its length, so the tree is wide where the
-    draft is unsure. Siblings have the law of draws without replacement, but which nodes have children was decided by
-    comparing branches: the proposal is `top_down`. (arXiv 2402.14160, 1903.06059)
+    draft is unsure. Who the next sibling is does not depend on its perturbed value, given the earlier ones, so they
+    have the law of draws without replacement although values decide what grows. (arXiv 2402.14160, 1903.06059)
 
     Args:
         noise: `gumbel(key)` outside tests.
@@ -83,7 +83,7 @@ def stochastic_beam(next_p: NextP, width: int, depth: int, noise: Noise) -> Prop
         if not level:
             break
     return Proposal([token for _, token in children], [node for node, _ in children], torch.cat(rows),
-                    "without_replacement", top_down=True)
+                    "without_replacement")
 
 
 def likely_tree(next_p: NextP, width: int, depth: int, size: int) -> Proposal:

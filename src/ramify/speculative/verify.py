@@ -20,7 +20,7 @@ out are distributed as if the target had drawn them one by one, whatever the dra
 | `verify_lossy`, `verify_priced` | chains | accept more, for a stated loss |
 | `verify_typical` | trees | accepts what is not unlikely; its loss is unknown |
 
-This file holds the rules that go top down; `verify_joint` block and traversal, `verify_lossy` the last three.
+This file holds the rules that go top down; `verify_joint` block and traversal, `verify_relaxed` the last three.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ramify.sampling.draws import Draws, Key
-from ramify.speculative.proposal import ROOT, Proposal, normalised, require
+from ramify.speculative.proposal import ROOT, Proposal, normalised
 from ramify.speculative.residual import leftover, ratio, still_fits
 from ramify.speculative.verify import Verdict, accepts, follow_up, require_chain, require_rows
 
@@ -60,13 +60,8 @@ def verify_traversal(proposal: Proposal, q_NV: Tensor, draws: Draws, key: Key) -
     mass before normalising; the next sibling is tried with these, and a node without children left is a leaf itself.
     The root always stands. Lossless for every scheme, never shorter in the mean than `verify_recursive`, and block
     verification on a chain. Costs O(V) per node visited. (arXiv 2505.12398)
-
-    Raises:
-        ValueError: a proposal that is `top_down`.
     """
     require_rows(proposal, q_NV)
-    require(not proposal.top_down, "branches that tell nothing of each other", "a proposal that is top_down",
-            "use verify_recursive")
     path = [_Spot(ROOT, 1.0, normalised(q_NV[0]))]
     while True:
         spot = path[-1]
