@@ -13,6 +13,10 @@ from ramify.sampling.draws import Key, KeyedDraws, mix
 from ramify.speculative import verify_recursive, verify_traversal
 from ramify.speculative.trees import (
     given_maximum,
+    grow_beam,
+    grow_independent,
+    grow_likely,
+    grow_without_replacement,
     gumbel,
     independent_tree,
     likely_tree,
@@ -87,6 +91,23 @@ def test_a_draft_with_nothing_to_say_proposes_nothing(name):
 
 def test_no_branching_proposes_nothing():
     assert len(independent_tree(PAIR.next_p, (), KeyedDraws(), KEY)) == 0
+
+
+def test_a_caller_may_run_the_draft_itself():
+    """Trees of different kinds, answered level by level from one pass."""
+    growths = [grow_independent((2, 1), KeyedDraws(), KEY), grow_without_replacement((2, 1), KeyedDraws(), KEY),
+               grow_beam(2, 2, gumbel(KEY)), grow_likely(2, 2, 3)]
+    wanted, done = [next(growth) for growth in growths], []
+    assert wanted == [[()]] * 4
+    wanted = [growth.send(PAIR.next_p(paths)) for growth, paths in zip(growths, wanted, strict=True)]
+    for growth, paths in zip(growths, wanted, strict=True):
+        with pytest.raises(StopIteration) as stop:
+            growth.send(PAIR.next_p(paths))
+        done.append(paths_of(stop.value.value))
+    assert done == [paths_of(tree) for tree in (
+        independent_tree(PAIR.next_p, (2, 1), KeyedDraws(), KEY),
+        without_replacement_tree(PAIR.next_p, (2, 1), KeyedDraws(), KEY),
+        stochastic_beam(PAIR.next_p, 2, 2, gumbel(KEY)), likely_tree(PAIR.next_p, 2, 2, 3))]
 
 
 @pytest.mark.parametrize(("tree", "branching", "tokens"), [
@@ -190,8 +211,8 @@ def test_a_beam_keeps_the_greatest_perturbed_nodes_by_hand():
     assert proposal.scheme == "without_replacement"
 
 
-def beams(count, width, depth, pair=PAIR, noise=gumbel):
-    return [stochastic_beam(pair.next_p, width, depth, noise(Key(mix(seed, 9), 0))) for seed in range(count)]
+def beams(width, depth, pair=PAIR, noise=gumbel):
+    return [stochastic_beam(pair.next_p, width, depth, noise(Key(mix(seed, 9), 0))) for seed in range(300)]
 
 
 def without_replacement_law(chances, count):
@@ -214,21 +235,21 @@ def test_the_paths_of_a_beam_are_a_draw_without_replacement():
     law = without_replacement_law(chances, 2)
 
     def last_levels(noise):
-        trees = [paths_of(proposal) for proposal in beams(500, 2, 2, noise=noise)]
+        trees = [paths_of(proposal) for proposal in beams(2, 2, noise=noise)]
         return Counter(tuple(path for path in tree if len(path) == 2) for tree in trees)
 
     assert chi_square(last_levels(gumbel), law) > 1e-3
     assert chi_square(last_levels(flat), law) < 1e-6
 
 
-@pytest.mark.parametrize("rule", [verify_recursive, verify_traversal])
-def test_a_beam_is_verified_without_loss(rule):
+def test_a_beam_is_verified_without_loss():
     """Who grows was decided by comparing branches, and still the text is the target's."""
-    pair, counts = Pair(12, zeros=0), Counter()
-    for seed, proposal in enumerate(beams(500, 3, 2, pair)):
-        counts[rule(proposal, pair.q_NV(proposal), KeyedDraws(), Key(mix(seed, 9), 0)).text(proposal)[0]] += 1
-    assert chi_square(counts, dict(enumerate(pair.q(())))) > 1e-3
-    assert chi_square(counts, dict(enumerate(pair.p(())))) < 1e-3
+    pair, drafts = Pair(12, zeros=0), beams(3, 2, Pair(12, zeros=0))
+    for rule in (verify_recursive, verify_traversal):
+        counts = Counter(rule(proposal, pair.q_NV(proposal), KeyedDraws(), Key(mix(seed, 9), 0)).text(proposal)[0]
+                         for seed, proposal in enumerate(drafts))
+        assert chi_square(counts, dict(enumerate(pair.q(())))) > 1e-3
+        assert chi_square(counts, dict(enumerate(pair.p(())))) < 1e-3
 
 
 # Likely trees.

@@ -49,14 +49,14 @@ def test_a_longer_chain_keeps_it_too(rule):
 
 
 @pytest.mark.parametrize("rule", [verify_recursive, verify_traversal, verify_k_sequential, coupled])
-@pytest.mark.parametrize(("pair", "branching"), [(DENSE, (3,)), (DENSE, (2, 1)), (WIDE, (3,)), (Pair(5, 2), (2, 2))])
+@pytest.mark.parametrize(("pair", "branching"), [(DENSE, (2, 1)), (WIDE, (3,)), (Pair(5, 2), (2, 2))])
 def test_independent_siblings(rule, pair, branching):
     assert pair.error(rule, "independent", branching) < EXACT
 
 
 @pytest.mark.parametrize("rule", [verify_recursive, verify_traversal, coupled])
 @pytest.mark.parametrize("scheme", ["without_replacement", "fixed", "mixed"])
-@pytest.mark.parametrize(("pair", "branching"), [(DENSE, (2, 1)), (DENSE, (2, 2)), (WIDE, (2, 2))])
+@pytest.mark.parametrize(("pair", "branching"), [(DENSE, (2, 1)), (DENSE, (2, 2)), (WIDE, (2, 1))])
 def test_other_siblings(rule, scheme, pair, branching):
     assert pair.error(rule, scheme, branching) < EXACT
 
@@ -288,7 +288,7 @@ def test_rounds_never_share_a_number(rule):
 
 def test_keyed_numbers_have_the_enumerated_law():
     counts = {}
-    for seed in range(600):
+    for seed in range(400):
         text = decode(DENSE, verify_traversal, KeyedDraws(), 2, stream=mix(seed))
         counts[text] = counts.get(text, 0) + 1
     assert chi_square(counts, DENSE.text_law(2)) > 1e-3

@@ -3,12 +3,16 @@
 p is the draft's distribution. R paths of one level, V vocabulary. `next_p(paths)` is [R, V], one draft pass; it
 starts with the empty path, the root. A row of zeros ends its path, for instance after an end token. Every function
 calls it once per level and gives p as it was drawn from.
+
+Each has a `grow_` twin without `next_p`, for callers that run many trees in one pass: a generator that yields the
+paths of a level, receives their rows, and returns the proposal.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +24,18 @@ from ramify.types import check
 Path = tuple[int, ...]
 NextP = Callable[[list[Path]], Tensor]
 Noise = Callable[[int, int], Tensor]  # (node, V) -> [V] independent standard Gumbel numbers
+Growth = Generator[list[Path], Tensor, Proposal]
 Child = tuple[int, int]  # parent node, token
+
+
+def drafted(growth: Growth, next_p: NextP) -> Proposal:
+    """The tree that a `grow_` generator grows when `next_p` answers it."""
+    rows: Any = None
+    try:
+        while True:
+            rows = next_p(growth.send(rows))
+    except StopIteration as stop:
+        return stop.value
 
 
 def independent_tree(next_p: NextP, branching: Sequence[int], draws: Draws, key: Key) -> Proposal:
@@ -28,12 +43,17 @@ def independent_tree(next_p: NextP, branching: Sequence[int], draws: Draws, key:
 
     Siblings may repeat; `without_replacement_tree` wastes none. (SpecTr 2310.15141)
     """
+    return drafted(grow_independent(branching, draws, key), next_p)
+
+
+def grow_independent(branching: Sequence[int], draws: Draws, key: Key) -> Growth:
+    """See `independent_tree`."""
 
     def pick(p_V: Tensor, width: int, first: int) -> list[int]:
         keys = [_draft(key).part(first + turn) for turn in range(width)]
         return draws.categorical(p_V.expand(width, -1), keys) if p_V.any() else []
 
-    return _grow(next_p, branching, pick, "independent")
+    return _grow(branching, pick, "independent")
 
 
 def without_replacement_tree(next_p: NextP, branching: Sequence[int], draws: Draws, key: Key) -> Proposal:
@@ -41,12 +61,17 @@ def without_replacement_tree(next_p: NextP, branching: Sequence[int], draws: Dra
 
     The law of the Gumbel-top-k trick. Fewer children where p has less support. (arXiv 2402.14160)
     """
+    return drafted(grow_without_replacement(branching, draws, key), next_p)
+
+
+def grow_without_replacement(branching: Sequence[int], draws: Draws, key: Key) -> Growth:
+    """See `without_replacement_tree`."""
 
     def pick(p_V: Tensor, width: int, first: int) -> list[int]:
         # Its parts are those of `first` and of the numbers after it: no other node has them.
         return draws.without_replacement(p_V, min(width, int((p_V > 0).sum())), _draft(key).part(first))
 
-    return _grow(next_p, branching, pick, "without_replacement")
+    return _grow(branching, pick, "without_replacement")
 
 
 def stochastic_beam(next_p: NextP, width: int, depth: int, noise: Noise) -> Proposal:
@@ -59,11 +84,16 @@ def stochastic_beam(next_p: NextP, width: int, depth: int, noise: Noise) -> Prop
     Args:
         noise: `gumbel(key)` outside tests.
     """
+    return drafted(grow_beam(width, depth, noise), next_p)
+
+
+def grow_beam(width: int, depth: int, noise: Noise) -> Growth:
+    """See `stochastic_beam`."""
     check(width >= 1 and depth >= 1, "width and depth of at least 1", (width, depth), "raise them")
     log_p, value, paths = {ROOT: 0.0}, {ROOT: 0.0}, {ROOT: Path()}
     children, rows, level = list[Child](), list[Tensor](), [ROOT]
     for _ in range(depth):
-        p_RV = next_p([paths[node] for node in level])
+        p_RV = yield [paths[node] for node in level]
         rows.append(p_RV)
         grown: list[tuple[float, float, Child]] = []  # perturbed, plain log-probability
         for node, p_V in zip(level, p_RV.double(), strict=True):
@@ -92,12 +122,18 @@ def likely_tree(next_p: NextP, width: int, depth: int, size: int) -> Proposal:
     At each of `depth` levels the `width` likeliest nodes grow `width` children each; the `size` likeliest of all are
     kept. Siblings in order of probability. Draws nothing; a child is accepted with probability q. (EAGLE-2 2406.16858)
     """
+    return drafted(grow_likely(width, depth, size), next_p)
+
+
+def grow_likely(width: int, depth: int, size: int) -> Growth:
+    """See `likely_tree`."""
     check(min(width, depth, size) >= 1, "width, depth and size of at least 1", (width, depth, size), "raise them")
     chances, paths, children = {ROOT: 1.0}, {ROOT: Path()}, list[Child]()
     level = [ROOT]
     for _ in range(depth):
         found: list[int] = []
-        for node, p_V in zip(level, next_p([paths[node] for node in level]).double(), strict=True):
+        p_RV = yield [paths[node] for node in level]
+        for node, p_V in zip(level, p_RV.double(), strict=True):
             tops = p_V.topk(min(width, len(p_V)))
             for p, token in zip(tops.values.tolist(), tops.indices.tolist(), strict=True):
                 if p > 0:
@@ -139,14 +175,13 @@ def _draft(key: Key) -> Key:
     return key._replace(purpose=DRAFT)
 
 
-def _grow(next_p: NextP, branching: Sequence[int], pick: Callable[[Tensor, int, int], list[int]],
-          scheme: Scheme) -> Proposal:
+def _grow(branching: Sequence[int], pick: Callable[[Tensor, int, int], list[int]], scheme: Scheme) -> Growth:
     """Level by level; `pick(p_V, width, first)` draws the children of a node, which are numbered from `first`."""
     check(all(width >= 1 for width in branching), "branching of at least 1 per level", tuple(branching), "raise it")
     tokens, parents, rows = list[int](), list[int](), list[Tensor]()
     level = {ROOT: Path()}
     for width in branching:
-        p_RV = next_p(list(level.values()))
+        p_RV = yield list(level.values())
         rows.append(p_RV)
         grown: dict[int, Path] = {}
         for (node, path), p_V in zip(level.items(), p_RV, strict=True):
