@@ -4,6 +4,7 @@ A path is a tuple of tokens; `p(path)` and `q(path)` are the rows that follow it
 """
 
 from collections import defaultdict
+from functools import cache
 from math import prod
 
 import torch
@@ -23,8 +24,8 @@ class Pair:
 
     def __init__(self, seed=0, vocabulary=3, zeros=0.2, p=None, q=None):
         self.vocabulary = vocabulary
-        self.p = p or random_table(vocabulary, seed, zeros=zeros)
-        self.q = q or random_table(vocabulary, seed + 1000, zeros=zeros)
+        self.p = p or cache(random_table(vocabulary, seed, zeros=zeros))
+        self.q = q or cache(random_table(vocabulary, seed + 1000, zeros=zeros))
 
     def next_p(self, paths):
         return torch.tensor([self.p(path) for path in paths], dtype=torch.float64)
