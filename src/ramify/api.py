@@ -10,25 +10,27 @@ from typing import Any, cast, overload
 from ramify.engine import Engine, Reward
 from ramify.engine.engine import Messages
 from ramify.engine.request import Emit, Request
-from ramify.errors import BackendError, OptionError, RamifyError
+from ramify.errors import BackendError, ModelError, OptionError, RamifyError
 from ramify.models import Model, load_model
 from ramify.models.files import read_json
 from ramify.models.hub import embedded_models
 from ramify.rewards import FunctionReward, ImplicitReward, LikelihoodReward, SequenceReward
 from ramify.search import METHODS
-from ramify.types import Result, SamplingParams, check
+from ramify.speculative import LOOKUPS, Draft, Speculation, speculate
+from ramify.types import Result, SamplingParams, SpeculationParams, check
 
 NATIVE = frozenset({"forks", "logprobs", "full_distribution", "partial_scores"})
 ROWS = 256  # candidates in flight: wide enough to fill a step, small enough to start answering early
 RewardLike = str | Reward | Callable[[str, str], float]
 
 
-def load(model: str = "mini-math", *, reward: RewardLike | None = "auto", dtype: str = "float32",
-         capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048) -> LLM:
-    """Load a model and the reward that judges it.
+def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLike | None = "auto",
+         dtype: str = "float32", capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048) -> LLM:
+    """Load a model, what drafts for it, and the reward that judges it.
 
     Args:
         model: a folder, a hub id, or an embedded model such as "mini-math".
+        draft: see `load_draft`; None decodes token by token.
         reward: see `load_reward`; "auto" takes the embedded companion of an embedded model, else none.
         dtype: "float32" or "float64".
         capacity: KV tokens per model; None takes a quarter of the free memory.
@@ -36,7 +38,7 @@ def load(model: str = "mini-math", *, reward: RewardLike | None = "auto", dtype:
         step_tokens: ids read at most in one step, per model.
 
     Raises:
-        ModelError: a model that is missing, damaged or unsupported.
+        ModelError: a model that is missing, damaged or unsupported, or a draft with another tokenizer.
     """
     check(capacity is None or capacity > 0, "a capacity of at least 1 token", capacity, "raise it")
     check(block_size > 0, "a block_size of at least 1 token", block_size, "raise it")
@@ -45,13 +47,36 @@ def load(model: str = "mini-math", *, reward: RewardLike | None = "auto", dtype:
     engine = Engine(target, capacity=capacity, block_size=block_size, step_tokens=step_tokens)
     if reward == "auto":
         reward = companion_reward(model)
-    return LLM(engine, None if reward is None else load_reward(reward, dtype=dtype))
+    judge = None if reward is None else load_reward(reward, dtype=dtype)
+    return LLM(engine, judge, None if draft is None else load_draft(draft, target, dtype))
+
+
+def load_draft(draft: str, target: Model, dtype: str = "float32") -> Draft:
+    """What drafts for `target`, from what a user names.
+
+    A folder, hub id or embedded name of a model with the same tokenizer; "ngram" or "suffix" to look up what was
+    said before, in the candidate or in all of its search; "suffix+MODEL" for both. A draft that is not smaller than
+    the target works, and warns in every result.
+
+    Raises:
+        ModelError: no such model, or one whose tokens mean something else.
+    """
+    if draft in LOOKUPS:
+        return Draft(None, draft)
+    lookup, plus, name = draft.partition("+")
+    if not plus or lookup != "suffix":
+        lookup, name = "", draft
+    model = load_model(name, dtype=dtype)
+    if model.tokenizer.fingerprint != target.tokenizer.fingerprint:
+        raise ModelError(f"a draft with the tokenizer of {target.name}", f"another one in {name}",
+                         "use a draft of the same family, or draft=ngram, which needs none")
+    return Draft(model, lookup)
 
 
 def companion_reward(model: str) -> str | None:
     """The reward that comes with an embedded model: of those shipped, the one that ranks best (see the model card)."""
     shipped = embedded_models()
-    rewards = {f"{model}-ref": f"likelihood:{model}-ref", f"{model}-reward": f"{model}-reward"}
+    rewards = {f"{model}-reward": f"{model}-reward", f"{model}-ref": f"likelihood:{model}-ref"}
     return next((reward for name, reward in rewards.items() if name in shipped), None)
 
 
@@ -83,8 +108,8 @@ def load_reward(reward: RewardLike, dtype: str = "float32") -> Reward:
 class LLM:
     """A loaded model with its reward. Build it with `load`."""
 
-    def __init__(self, engine: Engine, reward: Reward | None = None) -> None:
-        self.engine, self.reward = engine, reward
+    def __init__(self, engine: Engine, reward: Reward | None = None, draft: Draft | None = None) -> None:
+        self.engine, self.reward, self.draft = engine, reward, draft
         self._named: dict[str, Reward] = {}
 
     @property
@@ -107,7 +132,8 @@ class LLM:
             method: a name in `METHODS`, or a search of your own.
             seed: of every random choice; a request's result depends on nothing else.
             trace: called with (event, **fields) for everything that happens, such as `Trace(path).write`.
-            options: fields of `SamplingParams` and the method's own, such as `n=16`.
+            options: fields of `SamplingParams` and the method's own, such as `n=16`; where a draft was loaded
+                those of `SpeculationParams`, too.
 
         Returns one `Result`, or a list in the order of the prompts.
 
@@ -130,6 +156,7 @@ class LLM:
         Ramify's own, from a search of yours, is raised. Prompts start in order, as many at a time as keep the
         engine's step full.
         """
+        options, ahead = self.speculation(options)
         search, params = self.plan(method, options)
         name = _name(search.func)
         waiting = list(enumerate(prompts))[::-1]
@@ -141,7 +168,7 @@ class LLM:
                     index, messages = waiting.pop()
                     try:
                         request = self.engine.submit(messages, search, params, method=name, seed=seed, trace=trace,
-                                                     warnings=list(self.model.warnings))
+                                                     warnings=self.warnings, speculation=ahead())
                     except RamifyError as error:
                         yield index, error
                         continue
@@ -154,6 +181,30 @@ class LLM:
         finally:
             for request in running:
                 self.engine.cancel(request)
+
+    @property
+    def warnings(self) -> list[str]:
+        """What every result should say of the models."""
+        warnings, draft = list(self.model.warnings), self.draft and self.draft.model
+        if draft and draft.decoder.num_parameters >= self.model.decoder.num_parameters:
+            warnings.append(f"the draft {draft.name} is not smaller than the target: it cannot save time")
+        return warnings
+
+    def speculation(self, options: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], Speculation | None]]:
+        """The options that are left, and what makes the speculation of one request.
+
+        Raises `OptionError`: options of speculation without a draft, or that do not go together.
+        """
+        own = {name: value for name, value in options.items() if name in SpeculationParams.names()}
+        left = {name: value for name, value in options.items() if name not in own}
+        if self.draft is None:
+            check(not own, f"a draft for {', '.join(own)}", "none", "load one with draft=, or remove the option")
+            return left, lambda: None
+        check(own.get("verifier") != "greedy" or options.get("temperature") == 0, "temperature=0 for verifier=greedy",
+              options.get("temperature", 1.0), "use block: it is greedy at temperature 0 and lossless at any")
+        make = functools.partial(speculate, SpeculationParams(**own), self.draft)
+        make()  # or raise
+        return left, make
 
     def plan(self, method: str | Callable[..., Any], options: dict[str, Any]) -> tuple[Any, SamplingParams]:
         """The search with its options bound, and the sampling parameters.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ramify.errors import OptionError
 
@@ -63,6 +63,51 @@ class SamplingParams:
     @classmethod
     def names(cls) -> tuple[str, ...]:
         """The options' names, as keyword arguments and request fields spell them."""
+        return tuple(f.name for f in fields(cls))
+
+
+Verifier = Literal["auto", "token", "block", "recursive", "k_sequential", "traversal", "coupled", "greedy", "lossy",
+                   "typical"]
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class SpeculationParams:
+    """How tokens are drafted and verified, where a draft was loaded. All but the lossy verifiers keep the law.
+
+    Args:
+        draft_length: tokens drafted ahead; 0 drafts none; None picks the length, 0 included, at every step from
+            measured costs and acceptance.
+        verifier: "auto" is "coupled" where draft_length is None (the text is then that of plain decoding, token for
+            token, whatever the length), else "block" for chains and "traversal" for trees. "lossy" and "typical"
+            change the law.
+        tree: "" drafts a chain. "3x2x1" branches so often at each depth, without replacement; "iid:3x2x1" with;
+            "beam:4x5" is a stochastic beam of width 4 and depth 5; "likely:8x5" the most likely paths.
+        draft_stop: "" or a rule that ends a draft early, from the draft alone: "confidence:0.4" below that
+            probability, "entropy:1.5" above so many nats.
+        lenience: of "lossy": accepts with min(1, q / (lenience p)).
+
+    Raises:
+        OptionError: a value out of its range.
+    """
+
+    draft_length: int | None = None
+    verifier: Verifier = "auto"
+    tree: str = ""
+    draft_stop: str = ""
+    lenience: float = 1.0
+
+    def __post_init__(self) -> None:
+        check(self.draft_length is None or 0 <= self.draft_length <= 64, "a draft_length between 0 and 64",
+              self.draft_length, "use 0 for no draft; long drafts are rarely accepted to their end")
+        check(self.verifier in get_args(Verifier), f"a verifier among {', '.join(get_args(Verifier))}",
+              repr(self.verifier), "pick one of them")
+        check(0 < self.lenience <= 1, "a lenience in (0, 1]", self.lenience, "1 is lossless")
+        check(self.lenience == 1 or self.verifier == "lossy", "verifier=lossy for a lenience below 1", self.verifier,
+              "set both or neither")
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        """The options' names."""
         return tuple(f.name for f in fields(cls))
 
 

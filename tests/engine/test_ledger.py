@@ -55,7 +55,8 @@ def test_pages_add_up(method, capacity):
 
 def test_a_page_that_forgets_is_caught(monkeypatch):
     account = Job.account
-    monkeypatch.setattr(Job, "account", lambda job, start, count: account(job, start, max(1, count - 1)))
+    forgetful = lambda job, start, count, drafted=0: account(job, start, max(1, count - 1), drafted)  # noqa: E731
+    monkeypatch.setattr(Job, "account", forgetful)
     with pytest.raises(AssertionError):
         test_pages_add_up("treebon", 4096)
 

@@ -43,6 +43,11 @@ class KVStore:
                           for side in self._blocks[layer])
         return k_GRCd.permute(1, 2, 0, 3), v_GRCd.permute(1, 2, 0, 3)
 
+    def move(self, sources: list[int], slots: list[int]) -> None:
+        """Copy single positions, from slots to slots, in every layer."""
+        flat = self.kv.view(*self.kv.shape[:3], -1, self.kv.shape[-1])
+        flat[:, :, :, torch.tensor(slots)] = flat[:, :, :, torch.tensor(sources)]
+
     def copy(self, pairs: list[tuple[int, int]]) -> None:
         """Copy whole blocks, (from, to), in every layer."""
         source, target = torch.tensor(pairs, device=self.kv.device).T

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ramify.cache.blocks import BlockPool
 
 
@@ -35,6 +37,11 @@ class BlockTable:
         """Release everything."""
         self.rewind(0)
 
+    def slots(self, positions: Iterable[int]) -> list[int]:
+        """Where positions of the sequence lie in the pool: block * block_size + offset."""
+        size = self.pool.block_size
+        return [self.blocks[at // size] * size + at % size for at in positions]
+
     def _shared_tail(self) -> bool:
         """Whether the next write goes into a block that somebody else holds too."""
         return self.length % self.pool.block_size != 0 and self.pool.refs[self.blocks[-1]] > 1
@@ -58,6 +65,6 @@ class BlockTable:
         end = self.length + count
         while len(self.blocks) * size < end:
             self.blocks.append(self.pool.allocate())
-        slots = [self.blocks[at // size] * size + at % size for at in range(self.length, end)]
+        slots = self.slots(range(self.length, end))
         self.length = end
         return slots, copy

@@ -18,7 +18,7 @@ from ramify.cli.prompts import read_jobs
 from ramify.errors import OptionError, RamifyError
 from ramify.trace import Trace
 from ramify.trace.view import plural
-from ramify.types import ROLES, Result, SamplingParams
+from ramify.types import ROLES, Result, SamplingParams, check
 
 if TYPE_CHECKING:
     from ramify.api import LLM
@@ -85,6 +85,7 @@ def generate(
     flags = {"n": n, "max_tokens": max_tokens, "temperature": temperature}
     options: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     options |= parse_settings(settings or [], search, options)
+    check(options.get("n", 1) >= 1, "at least 1 candidate", options.get("n"), "raise n")
     SamplingParams(**{name: value for name, value in options.items() if name in SamplingParams.names()})  # or raise
     setup = Setup(model, reward, dtype, search.__name__, seed, options)
     if prompts is not None:

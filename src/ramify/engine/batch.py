@@ -28,6 +28,19 @@ CALL = 1500
 
 
 @dataclass(slots=True)
+class Tree:
+    """How the new ids of a row branch. Slots from position `base` on hold a tree of ids instead of a text.
+
+    depths: of every slot since `base`, the new ids' last; its position in the text is base + depth.
+    sees: for every new id the slots since `base` that it attends to, itself included.
+    """
+
+    base: int
+    depths: list[int]
+    sees: list[list[int]]
+
+
+@dataclass(slots=True)
 class Row:
     """New ids of one context, to be read in this step."""
 
@@ -35,6 +48,14 @@ class Row:
     ids: list[int]
     start: int
     slots: list[int]
+    tree: Tree | None = None
+
+    @property
+    def positions(self) -> list[int]:
+        """Where in the text each new id stands."""
+        if self.tree is None:
+            return list(range(self.start, self.start + len(self.ids)))
+        return [self.tree.base + depth for depth in self.tree.depths[-len(self.ids) :]]
 
 
 @dataclass(slots=True)
@@ -42,7 +63,7 @@ class _Group:
     """Rows that go through attention together.
 
     shared_1B: the blocks that all rows begin with, read once for all of them. tables_RB: each row's blocks from
-    position `first` on. valid_RQ: None when nothing is padded.
+    position `first` on. valid_RQ: None when nothing is padded. trees: of every row, or None.
     """
 
     tokens_RQ: Tensor
@@ -51,6 +72,7 @@ class _Group:
     first: int
     positions_RQ: Tensor
     valid_RQ: Tensor | None
+    trees: list[Tree] | None
 
 
 class PagedAttention:
@@ -98,9 +120,10 @@ class PagedAttention:
             group = self.groups[number]
             keys_C = torch.arange(group.tables_RB.shape[1] * self.block_size) + group.first
             positions_RQ1 = group.positions_RQ[..., None]
-            mask_RQC = keys_C <= positions_RQ1
+            mask_RQC = keys_C <= positions_RQ1 if group.trees is None else _branching(group.trees, group, len(keys_C))
             if window is not None:
-                mask_RQC &= keys_C > positions_RQ1 - window
+                places_R1C = keys_C if group.trees is None else _places(group.trees, keys_C)
+                mask_RQC &= places_R1C > positions_RQ1 - window
             self._masks[number, window] = mask_RQC
         return self._masks[number, window]
 
@@ -134,7 +157,7 @@ def shared_attention(q_R1Hd: Tensor, shared: tuple[Tensor, Tensor], own: tuple[T
 def flatten(rows: list[Row]) -> tuple[Tensor, Tensor]:
     """Token ids and positions of all rows, one after another: ids_T, positions_T."""
     ids = [token for row in rows for token in row.ids]
-    positions = [at for row in rows for at in range(row.start, row.start + len(row.ids))]
+    positions = [at for row in rows for at in row.positions]
     return torch.tensor(ids), torch.tensor(positions)
 
 
@@ -142,9 +165,11 @@ def _groups(rows: list[Row], block_size: int, share: bool) -> list[_Group]:
     """Rows that begin with the same blocks together, if reading those once is worth a call; the rest by length."""
     families: dict[int, list[int]] = defaultdict(list)
     for at, row in enumerate(rows):
-        families[row.context.table.blocks[0] if share and len(row.ids) == 1 else -1].append(at)
+        alike = row.context.table.blocks[0] if share and len(row.ids) == 1 else -1
+        families[-2 if row.tree else alike].append(at)
     offsets = np.cumsum([0] + [len(row.ids) for row in rows])
-    groups, rest = [], families.pop(-1, [])
+    rest = families.pop(-1, [])
+    groups = [_group(rows, some, offsets, block_size, 0) for some in _pack(rows, families.pop(-2, []))]
     for members in families.values():
         blocks = _common([rows[at] for at in members], block_size)
         if (len(members) - 1) * blocks * block_size > CALL:
@@ -187,6 +212,9 @@ def _group(rows: list[Row], members: list[int], offsets: np.ndarray, block_size:
     valid_RQ = step_Q < counts[:, None]
     tokens_RQ = np.where(valid_RQ, offsets[members][:, None] + step_Q, offsets[members][:, None])
     positions_RQ = np.where(valid_RQ, starts[:, None] + step_Q, starts[:, None])
+    trees = [tree for at in members if (tree := rows[at].tree)] or None
+    for row, at in enumerate(members if trees else ()):
+        positions_RQ[row, : counts[row]] = rows[at].positions
     tables = [rows[at].context.table.blocks for at in members]
     # The table may already hold room beyond this step's last position; read no further than needed.
     width = -(-int((starts + counts).max()) // block_size)
@@ -196,4 +224,22 @@ def _group(rows: list[Row], members: list[int], offsets: np.ndarray, block_size:
     full = bool(valid_RQ.all())
     return _Group(torch.from_numpy(tokens_RQ), torch.tensor([tables[0][:shared]], dtype=torch.int64),
                   torch.from_numpy(tables_RB), shared * block_size, torch.from_numpy(positions_RQ),
-                  None if full else torch.from_numpy(valid_RQ))
+                  None if full else torch.from_numpy(valid_RQ), trees)
+
+
+def _branching(trees: list[Tree], group: _Group, width: int) -> Tensor:
+    """mask_RQC of rows that branch: what came before the tree, and in it what each id sees."""
+    mask_RQC = torch.zeros(*group.positions_RQ.shape, width, dtype=torch.bool)
+    for mask_QC, tree in zip(mask_RQC, trees, strict=True):
+        mask_QC[:, : tree.base] = True
+        for mask_C, seen in zip(mask_QC, tree.sees, strict=False):
+            mask_C[[tree.base + slot for slot in seen]] = True
+    return mask_RQC
+
+
+def _places(trees: list[Tree], keys_C: Tensor) -> Tensor:
+    """places_R1C: the position in the text of what each row's slots hold."""
+    places_RC = keys_C.repeat(len(trees), 1)
+    for places_C, tree in zip(places_RC, trees, strict=True):
+        places_C[tree.base : tree.base + len(tree.depths)] = torch.tensor(tree.depths) + tree.base
+    return places_RC[:, None]

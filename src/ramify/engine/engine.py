@@ -17,6 +17,7 @@ from ramify.types import Result, SamplingParams, check
 
 if TYPE_CHECKING:
     from ramify.models import Model
+    from ramify.speculative import Speculation
 
 Messages = list[dict[str, str]] | str
 
@@ -42,7 +43,7 @@ class Engine:
 
     def submit(self, messages: Messages, search: Callable[[Prompt], Search], params: SamplingParams, *,
                method: str = "", seed: int = 0, trace: Emit | None = None,
-               warnings: list[str] | None = None) -> Request:
+               warnings: list[str] | None = None, speculation: Speculation | None = None) -> Request:
         """Queue one request; `step` works on it.
 
         Raises:
@@ -62,7 +63,7 @@ class Engine:
 
         prompt = Prompt([], messages, params, choose, self.target.tokenizer.decode, loop.target.capacity)
         request = Request(self._count, prompt, search(prompt), method=method, seed=seed, stream=stream, trace=trace,
-                          warnings=warnings or [])
+                          warnings=warnings or [], speculation=speculation)
         prompt.ids = request.prefixes[loop.target] = prompt_ids(self.target, request)
         if not prompt.ids or (isinstance(messages, str) and not messages.strip()):
             raise PromptError("a prompt with some text", "an empty one", "write the question")

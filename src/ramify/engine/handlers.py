@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ramify.engine.loop import Loop
     from ramify.engine.request import Request
     from ramify.engine.runner import Runner
+    from ramify.models import Model
 
 Handler = Generator[Any, Any, Any]
 
@@ -57,6 +58,8 @@ def extend(loop: Loop, request: Request, command: commands.Extend) -> Handler:
     """Grow what still lives."""
     limit = request.prompt.params.max_tokens
     live = [sequence for sequence in command.sequences if sequence.live]
+    if live and request.speculation and (model := request.speculation.drafter.model):
+        yield from _draft_root(loop, request, model)
     tokens = limit if command.tokens is None else command.tokens
     yield [Job(request, sequence, _context(request, sequence, loop.target), request.prompt.ids, sequence.tokens, "grow",
                min(tokens, limit - len(sequence.tokens))) for sequence in live]
@@ -157,6 +160,18 @@ def _root(request: Request, runner: Runner, want: Any) -> Generator[list[Job], A
         yield [Job(request, request.root, root, prefix, [], want)]
         runner.remember(root)
     return root
+
+
+def _draft_root(loop: Loop, request: Request, model: Model) -> Generator[list[Job], Any, None]:
+    """The prompt's own ids in the draft's cache; where they do not fit, the request goes on without a draft."""
+    runner = loop.runner(model, "draft")
+    request.prefixes[runner] = request.prompt.ids
+    try:
+        _fit(runner, len(request.prompt.ids))
+    except CapacityError as error:
+        request.speculation_failed(f"went on without a draft: {error}")
+    else:
+        yield from _root(request, runner, "none")
 
 
 def _fit(runner: Runner, count: int) -> None:

@@ -78,8 +78,8 @@ class Job:
             return self.suffix[at - split : at - split + count]
         return (self.prefix[at : at + count] + self.suffix[: max(0, at + count - split)])[:count]
 
-    def account(self, start: int, count: int) -> None:
-        """Enter `count` ids read from position `start` into the request's ledger."""
+    def account(self, start: int, count: int, drafted: int = 0) -> None:
+        """Enter `count` ids read from position `start`, the last `drafted` a draft, into the request's ledger."""
         runner = self.context.runner
         page = self.request.usage.role(runner.role)
         recomputed = agree(self.context.ids[start:], self.context.lost[start : start + count])
@@ -88,6 +88,7 @@ class Job:
         prompt = max(0, min(start + count, len(self.prefix)) - fresh) if generated else count - recomputed
         page.recomputed += recomputed
         page.prefill += prompt
-        page.decode += count - recomputed - prompt
+        page.decode += count - recomputed - prompt - drafted
+        page.verify += drafted
         page.flops += runner.flops(count, count * start + count * (count + 1) // 2)
         self.sequence.fed[runner.role] = self.sequence.fed.get(runner.role, 0) + count

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ramify.engine.batch import Tree
+from ramify.engine.costs import StepCosts
 from ramify.engine.growth import sample
 from ramify.engine.handlers import HANDLERS
 from ramify.engine.jobs import Job
 from ramify.engine.runner import Runner
 from ramify.engine.scheduler import Scheduler
+from ramify.engine.speculation import Drafts, draft, settle, verify_tree
 from ramify.sampling.draws import Draws
 
 if TYPE_CHECKING:
@@ -30,12 +34,22 @@ def unfinished(jobs: list[Job]) -> list[Job]:
     return [job for job in jobs if not job.done]
 
 
+def _reading(job: Job, count: int, drafts: Drafts) -> tuple[list[int], Tree | None]:
+    """The ids that a row reads, and how they branch: what is pending, and a draft behind it."""
+    ids = job.next_ids(count)
+    if job not in drafts:
+        return ids, None
+    proposal, _ = drafts[job]
+    return ids + proposal.tokens, verify_tree(proposal, len(job.context.ids))
+
+
 class Loop:
     """All live requests and the models that serve them."""
 
     def __init__(self, target: Runner, scheduler: Scheduler, draws: Draws) -> None:
         self.target, self.scheduler, self.draws = target, scheduler, draws
         self.requests: list[Request] = []
+        self.costs = StepCosts()
         self._runners: dict[tuple[int, Role], Runner] = {}
 
     def runner(self, model: Model, role: Role) -> Runner:
@@ -52,12 +66,15 @@ class Loop:
             self._drain(request)
         jobs = [job for request in self.requests for job in request.jobs]
         for runner, rows in self.scheduler.plan(jobs, self.requests).items():
-            work = [(job.context, job.next_ids(count)) for job, count in rows]
-            starts = [len(context.ids) for context, _ in work]
+            drafts = draft(self, rows) if runner is self.target else {}
+            work = [(job.context, *_reading(job, count, drafts)) for job, count in rows]
+            starts = [len(job.context.ids) for job, _ in rows]
             for request in {job.request for job, _ in rows}:
                 request.usage.role(runner.role).calls += 1
+            began = perf_counter()
             hidden = runner.forward(work)
-            self._settle(runner, [job for job, _ in rows], starts, hidden)
+            self._settle(runner, [job for job, _ in rows], starts, hidden, drafts)
+            self.costs.note(runner, sum(map(len, hidden)), perf_counter() - began)
         ended = [request for request in self.requests if request.finished]
         self.requests = [request for request in self.requests if not request.finished]
         return ended
@@ -94,17 +111,26 @@ class Loop:
         return None
 
     @torch.inference_mode()
-    def _settle(self, runner: Runner, jobs: list[Job], starts: list[int], hidden: list[Tensor]) -> None:
+    def _settle(self, runner: Runner, jobs: list[Job], starts: list[int], hidden: list[Tensor],
+                drafts: Drafts) -> None:
         """Hand every job what its new hidden states were for."""
         decoder = runner.model.decoder
         ends: dict[str, list[tuple[Job, Tensor]]] = defaultdict(list)
+        drafted: list[tuple[Job, Tensor]] = []
         for job, start, hidden_QD in zip(jobs, starts, hidden, strict=True):
-            job.account(start, len(hidden_QD))
+            job.account(start, len(hidden_QD), len(drafts[job][0]) if job in drafts else 0)
             job.return_prompt()
-            if job.want == "logprobs":
+            if job in drafts:
+                drafted.append((job, hidden_QD))
+            elif job.want == "logprobs":
                 self._collect(runner, job, start, hidden_QD)
             elif job.pending == 0:
                 ends[job.want].append((job, hidden_QD[-1]))
+        if drafted:
+            logits_TV = decoder.logits(torch.cat([hidden_QD for _, hidden_QD in drafted]))
+            parts = logits_TV.split([len(hidden_QD) for _, hidden_QD in drafted])
+            for (job, _), logits_NV in zip(drafted, parts, strict=True):
+                settle(job, *drafts[job], logits_NV, self.draws, runner.model.tokenizer)
         if grown := ends["grow"] + ends["logits"]:
             logits_RV = decoder.logits(torch.stack([last_D for _, last_D in grown]))
             self._grow([job for job, _ in ends["grow"]], logits_RV[: len(ends["grow"])])

@@ -13,6 +13,7 @@ from ramify.types import ROLES, Candidate, Result, Usage
 if TYPE_CHECKING:
     from ramify.engine.jobs import Job
     from ramify.engine.runner import Runner
+    from ramify.speculative.speculation import Speculation
 
 Emit = Callable[..., None]
 Search = Generator[Any, Any, Sequence]
@@ -22,7 +23,7 @@ class Request:
     """A search in flight. `stack` holds the search and, above it, what it is waiting for."""
 
     def __init__(self, number: int, prompt: Prompt, search: Search, *, method: str, seed: int, stream: int,
-                 trace: Emit | None, warnings: list[str]) -> None:
+                 trace: Emit | None, warnings: list[str], speculation: Speculation | None = None) -> None:
         self.number, self.prompt, self.method, self.seed = number, prompt, method, seed
         self.stack: list[Generator[Any, Any, Any]] = [search]
         self.jobs: list[Job] = []
@@ -33,6 +34,8 @@ class Request:
         self.result: Result | None = None
         self.error: Exception | None = None
         self.choices = 0
+        self.speculation = speculation
+        self._speculated: dict[str, Any] = {}
         self._trace = trace
         self._started = time.perf_counter()
 
@@ -58,6 +61,12 @@ class Request:
         """End with an error and give back every block."""
         self.release()
         self.jobs, self.error = [], error
+
+    def speculation_failed(self, warning: str) -> None:
+        """Go on without a draft, and say so in the result."""
+        if self.speculation is not None:
+            self._speculated, self.speculation = self.speculation.to_dict(), None
+            self.warnings.append(warning)
 
     def emit(self, event: str, sequence: Sequence | None = None, **fields: Any) -> None:
         """Write a trace event, if anybody listens."""
@@ -98,7 +107,7 @@ class Request:
             text=chosen.text, reward=chosen.scores[-1][1] if chosen.scores else None,
             finish_reason="stop" if chosen.state == "finished" else "length", method=self.method, seed=self.seed,
             candidates=[_report(sequence) for sequence in leaves], usage=self.usage, chosen=chosen.id,
-            warnings=self.warnings)
+            speculative=self.speculation.to_dict() if self.speculation else self._speculated, warnings=self.warnings)
         if self._trace is not None:
             self.emit("result", **self.result.to_dict())
 

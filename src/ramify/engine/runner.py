@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ramify.cache import BlockPool, BlockTable, KVStore, PrefixCache
-from ramify.engine.batch import PagedAttention, Row, flatten
+from ramify.engine.batch import PagedAttention, Row, Tree, flatten
 from ramify.engine.sequence import Context
 
 if TYPE_CHECKING:
@@ -56,25 +56,25 @@ class Runner:
             self.prefixes.insert(context.ids, context.table)
 
     @torch.inference_mode()
-    def forward(self, work: list[tuple[Context, list[int]]]) -> list[Tensor]:
+    def forward(self, work: list[tuple[Context, list[int], Tree | None]]) -> list[Tensor]:
         """Read new ids, one ragged forward for all. Returns hidden states, [new ids, hidden size] per context.
 
-        The scheduler made sure that the blocks are there.
+        The caller made sure that the blocks are there.
         """
         rows, copies = [], []
-        for context, ids in work:
+        for context, ids, tree in work:
             start = context.table.length
             slots, copy = context.table.append(len(ids))
             if copy:
                 copies.append(copy)
-            rows.append(Row(context, ids, start, slots))
+            rows.append(Row(context, ids, start, slots, tree))
         if copies:
             self.store.copy(copies)
         ids_T, positions_T = flatten(rows)
         decoder = self.model.decoder
         attend = PagedAttention(decoder.config, self.store, rows, self.pool.block_size)
         hidden_TD = decoder(ids_T, positions_T, attend)
-        for context, ids in work:
+        for context, ids, _ in work:
             context.ids += ids
             context.logits = None  # they belonged to the position before
         self.tokens_seen += len(ids_T)

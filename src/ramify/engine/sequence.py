@@ -52,6 +52,15 @@ class Context:
             self.table.rewind(length)
             self.logits = self.value = None
 
+    def prune(self, base: int, kept: list[int]) -> None:
+        """Of a tree read from position `base` on keep one path, given by the places of its ids in reading order."""
+        if kept != list(range(len(kept))):
+            table = self.table
+            sources, slots = table.slots(base + at for at in kept), table.slots(range(base, base + len(kept)))
+            self.runner.store.move(sources, slots)
+            self.ids[base : base + len(kept)] = [self.ids[base + at] for at in kept]
+        self.rewind(base + len(kept))
+
     def free(self) -> None:
         """Give the blocks back; what was read counts as lost."""
         self.lost = self.ids + self.lost[len(self.ids) :]

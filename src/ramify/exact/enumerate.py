@@ -10,7 +10,8 @@ import torch
 from ramify.engine import Engine, Fork, Prompt, Rewind
 from ramify.engine.request import Request, Search
 from ramify.models import Model
-from ramify.sampling.draws import Key
+from ramify.sampling.draws import GUESS, Key
+from ramify.speculative import Speculation
 from ramify.types import Result, SamplingParams, check
 
 Outcome = TypeVar("Outcome", bound=Hashable)
@@ -53,6 +54,10 @@ class Branches:
         """See `ramify.sampling.draws.Draws`."""
         return [self.take(row, key) for row, key in zip(probs_RV.double().tolist(), keys, strict=True)]
 
+    def guess(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
+        """See `ramify.sampling.draws.Draws`. Every guess is possible, whatever comes of the draw."""
+        return self.categorical(probs_RV, [key._replace(purpose=GUESS) for key in keys])
+
     def bernoulli(self, probability: float, key: Key) -> bool:
         """See `ramify.sampling.draws.Draws`."""
         return bool(self.take([1 - probability, probability], key))
@@ -89,7 +94,8 @@ def chosen_tokens(result: Result) -> tuple[int, ...]:
 
 def output_law(model: Model, prompt: str, search: Callable[[Prompt], Search], *, engine: Engine | None = None,
                outcome: Callable[[Result], Outcome] = chosen_tokens,  # type: ignore[assignment]
-               width: int = WIDTH, most: int = 1_000_000, **sampling: Any) -> dict[Outcome, float]:
+               speculation: Callable[[], Speculation | None] = lambda: None, width: int = WIDTH,
+               most: int = 1_000_000, **sampling: Any) -> dict[Outcome, float]:
     """The law of the answer (its token ids) that `search` returns on the real engine.
 
     Costs one request per path: for n candidates over m possible answers, at least m ** n.
@@ -102,6 +108,7 @@ def output_law(model: Model, prompt: str, search: Callable[[Prompt], Search], *,
         search: maps a prompt to a started search, such as `lambda prompt: best_of_n(prompt, ...)`.
         engine: the engine to run on; its random source is replaced. Default: one with blocks of two tokens.
         outcome: what to tell of each result.
+        speculation: makes one for each request.
         width: paths that run together.
         most: paths to walk before giving up.
         sampling: fields of `SamplingParams`.
@@ -116,7 +123,8 @@ def output_law(model: Model, prompt: str, search: Callable[[Prompt], Search], *,
         while paths and len(running) < width:
             source = Branches(paths.pop())
             # A seed of its own keeps the streams of requests that run together apart.
-            request = engine.submit(prompt, fan.watch(search, source), params, seed=started)
+            request = engine.submit(prompt, fan.watch(search, source), params, seed=started,
+                                    speculation=speculation())
             fan.sources[request.root.stream] = running[request] = source
             started += 1
         for request in engine.step():
@@ -158,6 +166,10 @@ class _Fan:
         """See `ramify.sampling.draws.Draws`."""
         rows = zip(probs_RV.double().tolist(), keys, strict=True)
         return [self.sources[key.stream].take(row, key) for row, key in rows]
+
+    def guess(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
+        """See `ramify.sampling.draws.Draws`."""
+        return self.categorical(probs_RV, [key._replace(purpose=GUESS) for key in keys])
 
     def bernoulli(self, probability: float, key: Key) -> bool:
         """See `ramify.sampling.draws.Draws`."""

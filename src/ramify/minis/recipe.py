@@ -72,7 +72,7 @@ TARGET_LOOP = LoopConfig(steps=660, stop=601)  # a finished one solves too much 
 SMALL_LOOP = LoopConfig(steps=1000)
 DRAFT_SFT_LOOP = LoopConfig(steps=900, decay=0.1)
 DRAFT_LOOP = LoopConfig(steps=200, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
-REWARD_LOOP = LoopConfig(steps=900, matrix_lr=0.006, decay=0.5)
+REWARD_LOOP = LoopConfig(steps=4000, matrix_lr=0.006, decay=0.5)
 DPO_LOOP = LoopConfig(steps=120, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
 
 TOKENS_A_STEP = 6000  # padded tokens, target and reward
@@ -230,6 +230,7 @@ def train_reward_model(place: Place) -> None:
         return sampled(step) if step % 3 else slips(step)
 
     train_judge(model, policy, batch, REWARD_LOOP, place.out / "reward")
+    model.config.ramify = {"partial": "open"}  # prefixes were judged as they stand, without an end
     publish(place, model, "mini-math-reward")
 
 

@@ -27,7 +27,7 @@ MISFIT = "check that config.json belongs to the weights"
 Tensors = dict[str, Any]  # name -> the open file that holds it
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Model:
     """A decoder with its tokenizer; `head` is the scalar reward head of a sequence classifier."""
 

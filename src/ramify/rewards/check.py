@@ -84,7 +84,7 @@ def score_ids(model: Model, rows: Sequence[list[int]], parts: int = 1) -> list[f
     assert model.head is not None
     for part in range(parts):
         pieces = [row[len(row) * part // parts : len(row) * (part + 1) // parts] for row in rows]
-        hidden = runner.forward(list(zip(contexts, pieces, strict=True)))
+        hidden = runner.forward([(context, ids, None) for context, ids in zip(contexts, pieces, strict=True)])
     return [model.head(hidden_QD[-1:]).item() for hidden_QD in hidden]
 
 

@@ -5,6 +5,7 @@ judges it; all of it pure functions of distributions, without a model.
 """
 
 from ramify.speculative.proposal import Proposal, Scheme, chain
+from ramify.speculative.speculation import LOOKUPS, Draft, Speculation, speculate
 from ramify.speculative.verify import (
     Verdict,
     verify_coupled,
@@ -16,6 +17,6 @@ from ramify.speculative.verify import (
 from ramify.speculative.verify_joint import verify_block, verify_traversal
 from ramify.speculative.verify_relaxed import verify_lossy, verify_priced, verify_typical
 
-__all__ = ["Proposal", "Scheme", "Verdict", "chain", "verify_block", "verify_coupled", "verify_greedy",
-           "verify_k_sequential", "verify_lossy", "verify_priced", "verify_recursive", "verify_token",
-           "verify_traversal", "verify_typical"]
+__all__ = ["LOOKUPS", "Draft", "Proposal", "Scheme", "Speculation", "Verdict", "chain", "speculate", "verify_block",
+           "verify_coupled", "verify_greedy", "verify_k_sequential", "verify_lossy", "verify_priced",
+           "verify_recursive", "verify_token", "verify_traversal", "verify_typical"]

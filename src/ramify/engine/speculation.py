@@ -1,0 +1,267 @@
+"""Speculation inside a step: what follows each growing candidate is drafted, read by the target at once, verified.
+
+p is the draft's distribution, q the target's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ramify.engine.batch import Tree
+from ramify.engine.growth import commit
+from ramify.engine.jobs import Job
+from ramify.sampling.draws import ACCEPT, Draws, Key
+from ramify.sampling.transforms import has_penalties, probabilities
+from ramify.speculative.drafter import Ask, Drafter, Path
+from ramify.speculative.proposal import Proposal
+from ramify.speculative.speculation import Speculation
+
+if TYPE_CHECKING:
+    from ramify.engine.loop import Loop
+    from ramify.engine.request import Request
+    from ramify.engine.runner import Runner
+    from ramify.models import Tokenizer
+
+Drafts = dict[Job, tuple[Proposal, "_Branch | None"]]
+
+
+def draft(loop: Loop, planned: list[tuple[Job, int]]) -> Drafts:
+    """A proposal for every planned row that grows by one token and whose request speculates.
+
+    The blocks that the target needs to read them are free when this returns. A drafter that fails ends speculation
+    in its requests, with a warning; they go on without.
+    """
+    growing: dict[Speculation, list[Job]] = defaultdict(list)
+    for job, count in planned:
+        speculation = job.request.speculation
+        if speculation and job.want == "grow" and count == job.pending == 1 and job.grow > 1:
+            growing[speculation].append(job)
+    if not growing:
+        return {}
+    ids = sum(count for _, count in planned)
+    waiting: dict[Drafter, dict[Ask, Job]] = defaultdict(dict)
+    for speculation, jobs in growing.items():
+        length = speculation.pace.length(ids, _Seconds(loop, speculation.drafter))
+        jobs[0].request.emit("draft", rows=len(jobs), length=length)
+        waiting[speculation.drafter] |= {_ask(job, length): job for job in jobs if length}
+    room = _Room(loop, planned)
+    drafts: Drafts = {}
+    for drafter, asks in waiting.items():
+        try:
+            drafts |= _drafts_of(loop, drafter, asks, room)
+        except Exception as error:
+            for request in {job.request for job in asks.values()}:
+                request.speculation_failed(f"drafting failed and was given up: {type(error).__name__}: {error}")
+    return drafts
+
+
+def _ask(job: Job, length: int) -> Ask:
+    return Ask(job.request.prompt.ids, job.sequence.tokens, min(length, job.grow - 1), job.sequence.stream)
+
+
+class _Room:
+    """What is left of the step for drafted ids."""
+
+    def __init__(self, loop: Loop, planned: list[tuple[Job, int]]) -> None:
+        self.tokens = loop.scheduler.step_tokens - sum(count for _, count in planned)
+        self.blocks = loop.target.pool.available - sum(job.context.table.blocks_needed(n) for job, n in planned)
+
+    def take(self, job: Job, nodes: int) -> bool:
+        """Whether `nodes` more ids of this row fit; then they are taken."""
+        table = job.context.table
+        need = table.blocks_needed(1 + nodes) - table.blocks_needed(1)
+        if nodes > self.tokens or need > self.blocks:
+            return False
+        self.tokens, self.blocks = self.tokens - nodes, self.blocks - need
+        return True
+
+
+def _drafts_of(loop: Loop, drafter: Drafter, asks: dict[Ask, Job], room: _Room) -> Drafts:
+    """The proposals of one drafter."""
+    reader = None
+    if drafter.model is not None:
+        reader = Reader(loop, loop.runner(drafter.model, "draft"))
+        asks = reader.admit(asks, drafter.nodes(max(ask.most for ask in asks)))
+    if not asks:
+        return {}
+    proposals = drafter.propose(list(asks), reader or _no_model, loop.draws)
+    drafts: Drafts = {}
+    for (ask, job), proposal in zip(asks.items(), proposals, strict=True):
+        branch = reader.branches[ask] if reader else None
+        if len(proposal) and room.take(job, len(proposal)):
+            drafts[job] = proposal, branch
+        elif branch is not None:
+            branch.job.context.rewind(branch.base)
+    return drafts
+
+
+class _Seconds:
+    """What steps took; see `ramify.speculative.pace.Costs`."""
+
+    def __init__(self, loop: Loop, drafter: Drafter) -> None:
+        self.loop, self.drafter = loop, drafter
+
+    def target(self, ids: int) -> float | None:
+        """See `Costs`."""
+        return self.loop.costs.seconds(self.loop.target, ids)
+
+    def draft(self, ids: int) -> float | None:
+        """See `Costs`. Looking up is free beside any step."""
+        model = self.drafter.model
+        return self.loop.costs.seconds(self.loop.runner(model, "draft"), ids) if model else 0.0
+
+
+def _no_model(asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Tensor]:
+    raise TypeError("this drafter has no model to look at")
+
+
+class _Branch:
+    """What the draft model has read of one candidate beyond its committed text, in reading order."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.base = 0  # of the drafted part, in the draft's context
+        self.paths: list[Path] = []
+
+    def tree(self, paths: Sequence[Path]) -> Tree | None:
+        """How new ids, the last of each path, hang on what was read; None while it is one line of text."""
+        everything = [*self.paths, *paths]
+        if all(longer[: len(shorter)] == shorter and len(longer) == len(shorter) + 1
+               for shorter, longer in zip([(), *everything], everything, strict=False)):
+            return None
+        place = {path: at for at, path in enumerate(everything)}
+        sees = [[place[path[:size]] for size in range(1, len(path) + 1)] for path in paths]
+        return Tree(self.base, [len(path) - 1 for path in everything], sees)
+
+
+class Reader:
+    """A draft model in one step; calling it is `Look`."""
+
+    def __init__(self, loop: Loop, runner: Runner) -> None:
+        self.loop, self.runner = loop, runner
+        self.branches: dict[Ask, _Branch] = {}
+
+    def admit(self, asks: dict[Ask, Job], nodes: int) -> dict[Ask, Job]:
+        """Those that the draft's cache and context have room for, `nodes` drafted ids each; they get a context."""
+        runner, free = self.runner, self.runner.pool.available
+        lacking: set[Request] = set()
+        for ask, job in asks.items():
+            request, sequence = job.request, job.sequence
+            if runner not in sequence.contexts:
+                root = request.root.contexts[runner]
+                sequence.contexts[runner] = root.fork()
+                request.usage.role("draft").cached += len(root.ids)
+            own = Job(request, sequence, sequence.contexts[runner], ask.prompt, sequence.tokens, "grow")
+            own.restore()
+            need = own.context.table.blocks_needed(own.pending + nodes)
+            if free < need and runner.prefixes is not None:
+                free += runner.prefixes.evict(need - free)
+            fits = len(ask.prompt) + len(ask.answer) + ask.most <= runner.model.decoder.config.max_positions
+            if not fits or free < need or (own.lacks_prompt and request in lacking):
+                continue
+            if own.lacks_prompt:
+                lacking.add(request)
+            free -= need
+            self.branches[ask] = _Branch(own)
+        return {ask: job for ask, job in asks.items() if ask in self.branches}
+
+    @torch.inference_mode()
+    def __call__(self, asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Tensor]:
+        """See `ramify.speculative.Look`: one forward of the draft model."""
+        began, work, starts = perf_counter(), [], []
+        for ask, paths in asks:
+            branch = self.branches[ask]
+            job, new = branch.job, [path for path in paths if path]
+            ids = [path[-1] for path in new]
+            if not new:  # what was committed since the last time
+                ids = job.next_ids(job.pending)
+                branch.base = len(job.context.ids) + len(ids)
+            starts.append(len(job.context.ids))
+            work.append((job.context, ids, branch.tree(new)))
+            branch.paths += new
+        hidden = self.runner.forward(work)
+        jobs = [self.branches[ask].job for ask, _ in asks]
+        for request in {job.request for job in jobs}:
+            request.usage.role("draft").calls += 1
+        for job, start, (_, ids, _) in zip(jobs, starts, work, strict=True):
+            job.account(start, len(ids))
+            job.return_prompt()
+        last = [hidden_QD[-len(paths) :] for hidden_QD, (_, paths) in zip(hidden, asks, strict=True)]
+        logits_RV = fit_vocabulary(self.runner.model.decoder.logits(torch.cat(last)),
+                                   self.loop.target.model.decoder.config.vocab_size)
+        p_RV = self._distributions(jobs, asks, logits_RV)
+        self.loop.costs.note(self.runner, sum(len(ids) for _, ids, _ in work), perf_counter() - began)
+        return list(p_RV.split([len(paths) for _, paths in asks]))
+
+
+    def _distributions(self, jobs: list[Job], asks: Sequence[tuple[Ask, Sequence[Path]]], logits_RV: Tensor) -> Tensor:
+        """What every request's own transforms make of the rows: p_RV."""
+        owners = [job.request for job, (_, paths) in zip(jobs, asks, strict=True) for _ in paths]
+        rows = [(ask.answer, path) for ask, paths in asks for path in paths]
+        p_RV = torch.empty_like(logits_RV)
+        for request in dict.fromkeys(owners):
+            mine = [at for at, owner in enumerate(owners) if owner is request]
+            p_RV[mine] = distribution(request, logits_RV[mine], [rows[at] for at in mine])
+        return p_RV
+
+
+def fit_vocabulary(logits_RV: Tensor, size: int) -> Tensor:
+    """Logits over the first `size` tokens: rows padded in training are cut off, tokens that are missing impossible."""
+    missing = size - logits_RV.shape[-1]
+    return F.pad(logits_RV, (0, missing), value=-torch.inf) if missing > 0 else logits_RV[:, :size]
+
+
+def distribution(request: Request, logits_RV: Tensor, rows: Sequence[tuple[list[int], Path]]) -> Tensor:
+    """What is sampled from after each (answer, path), with the request's own transforms: p_RV or q_RV."""
+    params = request.prompt.params
+    answers = [answer + list(path) for answer, path in rows] if has_penalties(params) else None
+    return probabilities(logits_RV, params, answers, request.prompt.ids)
+
+
+def verify_tree(proposal: Proposal, base: int) -> Tree | None:
+    """How the target reads the last committed id, at position `base`, and the proposal behind it; None for a chain."""
+    if proposal.is_chain:
+        return None
+    depths, sees = [0], [[0]]
+    for at, parent in enumerate(proposal.parents):
+        depths.append(depths[parent + 1] + 1)
+        sees.append([*sees[parent + 1], at + 1])
+    return Tree(base, depths, sees)
+
+
+def settle(job: Job, proposal: Proposal, branch: _Branch | None, logits_NV: Tensor, draws: Draws,
+           tokenizer: Tokenizer) -> None:
+    """Verify one row's proposal, commit what came of it, and forget the rest of what both models read."""
+    request, sequence, context = job.request, job.sequence, job.context
+    speculation = request.speculation
+    assert speculation is not None
+    paths: list[Path] = []
+    for token, parent in zip(proposal.tokens, proposal.parents, strict=True):
+        paths.append((*(paths[parent] if parent >= 0 else ()), token))
+    q_NV = distribution(request, logits_NV, [(sequence.tokens, path) for path in [(), *paths]])
+    key = Key(sequence.stream, len(sequence.tokens), ACCEPT)
+    verdict = speculation.verify(proposal, q_NV, draws, key)
+    before = len(sequence.tokens)
+    base = len(context.ids) - len(proposal)
+    for node, row in zip([*verdict.path, -1], [-1, *verdict.path], strict=True):
+        token = proposal.tokens[node] if node >= 0 else verdict.token
+        logprob = (logits_NV[row + 1, token] - logits_NV[row + 1].logsumexp(-1)).item()
+        commit(sequence, token, logprob, tokenizer)
+        if not sequence.live:
+            break
+    committed = len(sequence.tokens) - before
+    job.grow -= committed
+    context.prune(base, verdict.path[: committed - 1])
+    if branch is not None:
+        place = {path: at for at, path in enumerate(branch.paths)}
+        kept = [place[paths[node]] for node in verdict.path[: committed - 1] if paths[node] in place]
+        branch.job.context.prune(branch.base, kept)
+    speculation.note(proposal, verdict, committed)
+    request.emit("verify", sequence, drafted=len(proposal), accepted=len(verdict.path))

@@ -1,0 +1,179 @@
+"""What proposes tokens: the protocol between the engine and a drafter, and the drafters.
+
+p is the draft's distribution, q the target's. A path is the drafted tokens from the committed text on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from ramify.sampling.draws import DRAFT, TOKEN, Draws, Key
+from ramify.speculative.lookup import SuffixTree, lookup
+from ramify.speculative.proposal import Proposal, chain
+from ramify.speculative.stopping import Rule, Step, step_of
+
+if TYPE_CHECKING:
+    from ramify.models import Model
+
+Path = tuple[int, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Ask:
+    """A candidate that wants a draft.
+
+    prompt, answer: the committed ids. most: the longest path worth drafting. stream, and the length of the answer,
+    name this round of drafting.
+    """
+
+    prompt: list[int]
+    answer: list[int]
+    most: int
+    stream: int
+
+    @property
+    def key(self) -> Key:
+        """The round's key; no two rounds begin at one length."""
+        return Key(self.stream, len(self.answer), DRAFT)
+
+
+class Look(Protocol):
+    """The draft model, for many candidates at once."""
+
+    def __call__(self, asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Tensor]:
+        """For every ask p_RV, the distribution that follows each path; each prefix of a path was asked before."""
+
+
+class Drafter(Protocol):
+    """Anything that proposes tokens. model: the draft model it looks at, if any.
+
+    Candidates of all requests whose drafters are equal are drafted together.
+    """
+
+    @property
+    def model(self) -> Model | None: ...
+
+    def nodes(self, most: int) -> int:
+        """Ids that a proposal of paths up to `most` long has at most."""
+        ...
+
+    def propose(self, asks: Sequence[Ask], look: Look, draws: Draws) -> list[Proposal]:
+        """One proposal for every ask; an empty one where nothing is worth proposing."""
+        ...
+
+
+@dataclass(slots=True, frozen=True)
+class ChainDrafter:
+    """Draws one path of each candidate from the draft model, token by token, all candidates together.
+
+    Args:
+        model: the draft model.
+        stop: ends a path early; it sees what was drafted so far and never the target.
+        coupled: draw with the random numbers that the target will draw with, for `verify_coupled`.
+
+    Cost: one draft forward per token of the longest path.
+    """
+
+    model: Model
+    stop: Rule | None = None
+    coupled: bool = False
+
+    def nodes(self, most: int) -> int:
+        """See `Drafter`."""
+        return most
+
+    def propose(self, asks: Sequence[Ask], look: Look, draws: Draws) -> list[Proposal]:
+        """See `Drafter`."""
+        paths: list[list[int]] = [[] for _ in asks]
+        drawn: list[list[Tensor]] = [[] for _ in asks]
+        steps: list[list[Step]] = [[] for _ in asks]
+        growing = [at for at, ask in enumerate(asks) if ask.most]
+        while growing:
+            p_RV = torch.cat(look([(asks[at], [tuple(paths[at])]) for at in growing]))
+            for at, token, p_V in zip(growing, self._draw(asks, growing, paths, p_RV, draws), p_RV, strict=True):
+                paths[at].append(token)
+                drawn[at].append(p_V)
+                if self.stop:
+                    steps[at].append(step_of(p_V, token))
+            growing = [at for at in growing if len(paths[at]) < asks[at].most
+                       and not (self.stop and self.stop(steps[at]))]
+        if self.coupled:  # the target's own draws decide, whatever the drafts were drawn from
+            return [chain(path, None, "fixed") for path in paths]
+        return [chain(path, torch.stack(rows) if rows else None) for path, rows in zip(paths, drawn, strict=True)]
+
+    def _draw(self, asks: Sequence[Ask], growing: list[int], paths: list[list[int]], p_RV: Tensor,
+              draws: Draws) -> list[int]:
+        if self.coupled:
+            keys = [Key(asks[at].stream, len(asks[at].answer) + len(paths[at]), TOKEN) for at in growing]
+            return draws.guess(p_RV, keys)
+        return draws.categorical(p_RV, [asks[at].key.part(len(paths[at])) for at in growing])
+
+
+@dataclass(slots=True, frozen=True)
+class LookupDrafter:
+    """Copies what followed the last few tokens when they came before, in the prompt or the answer. Costs no forward."""
+
+    model: None = None
+
+    def nodes(self, most: int) -> int:
+        """See `Drafter`."""
+        return most
+
+    def propose(self, asks: Sequence[Ask], look: Look, draws: Draws) -> list[Proposal]:
+        """See `Drafter`."""
+        return [chain(lookup(ask.prompt + ask.answer, ask.most), None, "fixed") for ask in asks]
+
+
+class SuffixDrafter:
+    """Copies what most often followed in the prompt, the answer and its siblings of the same search.
+
+    Keeps counts, so every request has its own. Costs no forward. (arXiv 2411.04975)
+    """
+
+    model = None
+
+    def __init__(self) -> None:
+        self._tree = SuffixTree()
+        self._lengths: dict[int, int] = {}
+
+    def nodes(self, most: int) -> int:
+        """See `Drafter`."""
+        return most
+
+    def propose(self, asks: Sequence[Ask], look: Look, draws: Draws) -> list[Proposal]:
+        """See `Drafter`."""
+        if not self._lengths:
+            self._tree.extend("prompt", asks[0].prompt)
+        for ask in asks:
+            if ask.stream not in self._lengths:
+                self._tree.fork("prompt", ask.stream)
+                self._lengths[ask.stream] = 0
+            self._tree.extend(ask.stream, ask.answer[self._lengths[ask.stream] :])
+            self._lengths[ask.stream] = len(ask.answer)
+        return [chain(self._tree.chain(ask.stream, ask.most), None, "fixed") for ask in asks]
+
+
+class MixedDrafter:
+    """What a suffix tree is sure of for at least `sure` tokens, and the draft model's path elsewhere."""
+
+    def __init__(self, neural: ChainDrafter, sure: int = 4) -> None:
+        self.neural, self.sure, self._lookup = neural, sure, SuffixDrafter()
+        self.model: Model | None = neural.model
+
+    def nodes(self, most: int) -> int:
+        """See `Drafter`."""
+        return most
+
+    def propose(self, asks: Sequence[Ask], look: Look, draws: Draws) -> list[Proposal]:
+        """See `Drafter`."""
+        proposals = self._lookup.propose(asks, look, draws)
+        unsure = [at for at, proposal in enumerate(proposals) if len(proposal) < min(self.sure, asks[at].most)]
+        drafted = self.neural.propose([asks[at] for at in unsure], look, draws)
+        for at, proposal in zip(unsure, drafted, strict=True):
+            proposals[at] = proposal
+        return proposals

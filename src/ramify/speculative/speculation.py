@@ -1,0 +1,138 @@
+"""One request's speculation: who drafts, how the target verifies, how long to draft, and what came of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ramify.errors import OptionError
+from ramify.sampling.draws import Draws, Key
+from ramify.speculative.drafter import ChainDrafter, Drafter, LookupDrafter, MixedDrafter, SuffixDrafter
+from ramify.speculative.pace import FixedPace, MeasuredPace, Pace
+from ramify.speculative.proposal import Proposal
+from ramify.speculative.stopping import Rule, confidence, entropy
+from ramify.speculative.tree_drafter import TreeDrafter
+from ramify.speculative.verify import (
+    Verdict,
+    verify_coupled,
+    verify_greedy,
+    verify_k_sequential,
+    verify_recursive,
+    verify_token,
+)
+from ramify.speculative.verify_joint import verify_block, verify_traversal
+from ramify.speculative.verify_relaxed import verify_lossy, verify_typical
+from ramify.types import SpeculationParams, check
+
+if TYPE_CHECKING:
+    from ramify.models import Model
+
+Verify = Callable[[Proposal, Tensor, Draws, Key], Verdict]
+
+
+
+def _coupled(proposal: Proposal, q_NV: Tensor, draws: Draws, key: Key) -> Verdict:
+    return verify_coupled(proposal, q_NV, draws, key, position=key.position)
+
+
+VERIFIERS: dict[str, Verify] = {
+    "token": verify_token, "block": verify_block, "recursive": verify_recursive, "k_sequential": verify_k_sequential,
+    "traversal": verify_traversal, "coupled": _coupled, "greedy": verify_greedy, "lossy": verify_lossy,
+    "typical": verify_typical,
+}
+CHAINS = ("token", "block", "lossy")  # verifiers that take no tree
+LOOKUPS: dict[str, Callable[[], Drafter]] = {"ngram": LookupDrafter, "suffix": SuffixDrafter}
+STOPS: dict[str, Callable[[float], Rule]] = {"confidence": confidence, "entropy": entropy}
+
+
+@dataclass(slots=True, eq=False)
+class Speculation:
+    """How one request speculates, and what came of it.
+
+    drafted, accepted: tokens. rejections: tests that failed. verified: rows that the target read with a draft.
+    committed: tokens that came of them.
+    """
+
+    drafter: Drafter
+    verify: Verify
+    pace: Pace
+    drafted: int = 0
+    accepted: int = 0
+    rejections: int = 0
+    verified: int = 0
+    committed: int = 0
+
+    def note(self, proposal: Proposal, verdict: Verdict, committed: int) -> None:
+        """Take in one verification; `committed` tokens of it were used."""
+        self.drafted += len(proposal)
+        self.accepted += min(len(verdict.path), committed)
+        self.rejections += verdict.rejections
+        self.verified += 1
+        self.committed += committed
+        self.pace.observe(max(proposal.depths), len(verdict.path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The `speculative` block of a result."""
+        counts: dict[str, Any] = {
+            "num_draft_tokens": self.drafted, "num_accepted_draft_tokens": self.accepted,
+            "num_rejections": self.rejections, "num_verifications": self.verified}
+        if self.verified:
+            counts = {"mean_acceptance_length": self.committed / self.verified,
+                      "draft_acceptance_rate": self.accepted / self.drafted, **counts}
+        return counts
+
+
+@dataclass(slots=True, frozen=True)
+class Draft:
+    """What may draft: a model, a look-up among `LOOKUPS`, or a model where the look-up is not sure."""
+
+    model: Model | None
+    lookup: str = ""
+
+
+def speculate(params: SpeculationParams, draft: Draft) -> Speculation:
+    """A fresh speculation for one request.
+
+    Raises:
+        OptionError: options that do not go together.
+    """
+    coupled = params.verifier == "coupled" or (
+        params.verifier == "auto" and params.draft_length is None and not params.tree)
+    verifier = params.verifier
+    if verifier == "auto":
+        verifier = "coupled" if coupled else "traversal" if params.tree else "block"
+    check(not params.tree or verifier not in CHAINS, "a verifier of trees", verifier, "use traversal or leave out tree")
+    verify = VERIFIERS[verifier]
+    if verifier == "lossy":
+        verify = functools.partial(verify_lossy, lenience=params.lenience)
+    drafter = _drafter(params, draft, coupled)
+    length = drafter.depth if params.draft_length is None and isinstance(drafter, TreeDrafter) else params.draft_length
+    return Speculation(drafter, verify, MeasuredPace() if length is None else FixedPace(length))
+
+
+def _drafter(params: SpeculationParams, draft: Draft, coupled: bool) -> Drafter:
+    if draft.lookup or draft.model is None:
+        check(not params.tree, "no tree for drafts that are looked up", params.tree, "leave it out")
+    if draft.model is None:
+        check(not params.draft_stop, "a draft model for draft_stop", draft.lookup, "leave it out")
+        return LOOKUPS[draft.lookup]()
+    if params.tree:
+        check(not params.draft_stop, "no draft_stop with a tree", params.draft_stop, "leave one out")
+        return TreeDrafter(draft.model, params.tree)
+    neural = ChainDrafter(draft.model, _stop(params.draft_stop), coupled)
+    return MixedDrafter(neural) if draft.lookup else neural
+
+
+def _stop(text: str) -> Rule | None:
+    """The rule that "confidence:0.4" names."""
+    if not text:
+        return None
+    name, _, number = text.partition(":")
+    try:
+        return STOPS[name](float(number))
+    except (KeyError, ValueError):
+        raise OptionError('draft_stop such as "confidence:0.4" or "entropy:1.5"', repr(text), "write it so") from None
