@@ -211,6 +211,17 @@ def test_a_beam_keeps_the_greatest_perturbed_nodes_by_hand():
     assert proposal.scheme == "without_replacement"
 
 
+def test_a_lucky_child_does_not_overtake_a_luckier_parent():
+    """The best child of each node has its parent's value, whatever its own noise."""
+    def noise(node, count):
+        return torch.tensor({-1: [1.0, -9.0, 5.0], 1: [50.0, 0.0, 0.0]}.get(node, [0.0] * 3), dtype=torch.float64)
+
+    def next_p(paths):
+        return torch.tensor([[0.2, 0.3, 0.5]]).expand(len(paths), -1)
+
+    assert paths_of(stochastic_beam(next_p, 2, 2, noise))[1:] == [(2,), (0,), (2, 2), (0, 0)]
+
+
 def beams(width, depth, pair=PAIR, noise=gumbel):
     return [stochastic_beam(pair.next_p, width, depth, noise(Key(mix(seed, 9), 0))) for seed in range(300)]
 
