@@ -68,7 +68,7 @@ TARGET = Size(hidden=256, inner=640, layers=6, heads=8, kv_heads=4)  # 4.3 M par
 SMALL = Size(hidden=128, inner=384, layers=5, heads=4, kv_heads=2)  # 1.1 M: reference and DPO policy
 DRAFT = Size(hidden=128, inner=384, layers=3, heads=4, kv_heads=2)  # 0.7 M
 
-TARGET_LOOP = LoopConfig(steps=660, stop=601)  # a finished one solves too much for a search to add anything
+TARGET_LOOP = LoopConfig(steps=660, stop=563)  # a finished one solves too much for a search to add anything
 SMALL_LOOP = LoopConfig(steps=1000)
 DRAFT_SFT_LOOP = LoopConfig(steps=900, decay=0.1)
 DRAFT_LOOP = LoopConfig(steps=200, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
