@@ -22,20 +22,35 @@ class StepCosts:
         """A step took so long."""
         self._seen[runner].setdefault(_size(ids), deque(maxlen=KEPT)).append(seconds)
 
-    def seconds(self, runner: Runner, ids: int) -> float | None:
-        """What a step of so many ids takes; between sizes that were seen on a straight line, else as the nearest.
+    def table(self, runner: Runner) -> dict[int, float]:
+        """{ids: median seconds} of the sizes that were seen, ascending; none above that of a larger size.
 
-        None if nothing was seen. Larger steps than any seen are thought to cost no more: so they are tried.
+        A step is not faster for reading more: where it was, the smaller size was measured at a bad moment.
         """
-        seen = self._seen.get(runner)
-        if not seen:
+        table: dict[int, float] = {}
+        least = float("inf")
+        for size, seconds in sorted(self._seen[runner].items(), reverse=True):
+            least = min(least, median(seconds))
+            table[size] = least
+        return dict(sorted(table.items()))
+
+    def seconds(self, runner: Runner, ids: int) -> float | None:
+        """What a step of so many ids takes: between sizes that were seen on a straight line; beyond the largest on
+        the line from the smallest to it, or no more than it where only one was seen.
+
+        None if only steps of more than twice as many ids were seen, or none at all.
+        """
+        table = self.table(runner)
+        sizes = list(table)
+        if not sizes or sizes[0] > 2 * ids:
             return None
-        times = {size: median(each) for size, each in seen.items()}
-        below = max((size for size in times if size <= ids), default=min(times))
-        above = min((size for size in times if size >= ids), default=max(times))
-        if below >= ids or above <= ids:
-            return times[below if above <= ids else above]
-        return times[below] + (ids - below) / (above - below) * (times[above] - times[below])
+        below = max((size for size in sizes if size <= ids), default=sizes[0])
+        above = min((size for size in sizes if size >= ids), default=sizes[-1])
+        if above <= below:  # a size that was seen, or one outside of all
+            low, high = sizes[0], sizes[-1]
+            beyond = max(0, ids - high) / (high - low) if high > low else 0.0
+            return table[above] + beyond * (table[high] - table[low])
+        return table[below] + (ids - below) / (above - below) * (table[above] - table[below])
 
 
 def _size(ids: int) -> int:

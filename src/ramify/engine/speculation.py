@@ -20,6 +20,7 @@ from ramify.engine.jobs import Job
 from ramify.sampling.draws import ACCEPT, Draws, Key
 from ramify.sampling.transforms import has_penalties, probabilities
 from ramify.speculative.drafter import Ask, Drafter, Path
+from ramify.speculative.pace import Pace
 from ramify.speculative.proposal import Proposal
 from ramify.speculative.speculation import Speculation
 
@@ -45,10 +46,10 @@ def draft(loop: Loop, planned: list[tuple[Job, int]]) -> Drafts:
             growing[speculation].append(job)
     if not growing:
         return {}
-    ids = sum(count for _, count in planned)
+    lengths = _lengths(loop, growing, sum(count for _, count in planned))
     waiting: dict[Drafter, dict[Ask, Job]] = defaultdict(dict)
     for speculation, jobs in growing.items():
-        length = speculation.pace.length(ids, _Seconds(loop, speculation.drafter))
+        length = lengths[speculation.pace]
         jobs[0].request.emit("draft", rows=len(jobs), length=length)
         waiting[speculation.drafter] |= {_ask(job, length): job for job in jobs if length}
     room = _Room(loop, planned)
@@ -60,6 +61,15 @@ def draft(loop: Loop, planned: list[tuple[Job, int]]) -> Drafts:
             for request in {job.request for job in asks.values()}:
                 request.speculation_failed(f"drafting failed and was given up: {type(error).__name__}: {error}")
     return drafts
+
+
+def _lengths(loop: Loop, growing: dict[Speculation, list[Job]], ids: int) -> dict[Pace, int]:
+    """What each pace says to all that share it, in a step that reads `ids` without drafts."""
+    sharing: dict[Pace, list[Speculation]] = defaultdict(list)
+    for speculation in growing:
+        sharing[speculation.pace].append(speculation)
+    return {pace: pace.length(sum(len(growing[each]) for each in some), ids, _Seconds(loop, some[0].drafter))
+            for pace, some in sharing.items()}
 
 
 def _ask(job: Job, length: int) -> Ask:

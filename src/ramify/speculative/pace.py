@@ -8,6 +8,8 @@ from typing import Protocol
 from ramify.speculative.stopping import AcceptanceRates, best_length
 
 LONGEST = 16  # tokens that a measured pace drafts at most
+PATIENCE = 32, 512  # steps without a draft until one token is tried: at first, and after several that did not pay
+PLAIN = 64  # every so many steps nothing is drafted, to measure what a draft must beat
 
 
 class Costs(Protocol):
@@ -23,10 +25,13 @@ class Costs(Protocol):
 
 
 class Pace(Protocol):
-    """How long to draft. It learns from what was accepted, and never sees tokens."""
+    """How long to draft. It learns from what was accepted, and never sees tokens.
 
-    def length(self, rows: int, costs: Costs) -> int:
-        """Tokens to draft for each of `rows` candidates that grow together; 0 for none."""
+    Requests may share one: it is asked once per step for all their candidates.
+    """
+
+    def length(self, rows: int, ids: int, costs: Costs) -> int:
+        """Tokens to draft for each of `rows` candidates in a step that reads `ids` without drafts; 0 for none."""
         ...
 
     def observe(self, drafted: int, accepted: int) -> None:
@@ -40,7 +45,7 @@ class FixedPace:
 
     tokens: int
 
-    def length(self, rows: int, costs: Costs) -> int:
+    def length(self, rows: int, ids: int, costs: Costs) -> int:
         """See `Pace`."""
         return self.tokens
 
@@ -51,21 +56,34 @@ class FixedPace:
 class MeasuredPace:
     """The length with the most expected tokens per second, 0 included, by this machine's times and what was accepted.
 
-    Depends on time, so that only the coupled verifier gives the same text every time.
+    All requests with one draft share it, since they wait for the same steps, and a new one starts with what the
+    others learnt. Depends on time, so that only the coupled verifier gives the same text every time.
     """
 
     def __init__(self) -> None:
-        self._rates = AcceptanceRates(LONGEST)
+        self._rates = AcceptanceRates(LONGEST, patience=PATIENCE[0])
+        self._longest = 1
+        self._steps = 0
 
-    def length(self, rows: int, costs: Costs) -> int:
-        """See `Pace`. The first steps are plain: they measure what a draft must beat."""
-        plain = costs.target(rows)
-        if plain is None:
+    def length(self, rows: int, ids: int, costs: Costs) -> int:
+        """See `Pace`. Never beyond twice the longest draft so far: what longer ones cost is not known yet."""
+        plain, step = costs.target(ids), costs.draft(rows)
+        self._steps += 1
+        if plain is None or self._steps % PLAIN == 0:
             return 0
-        best = best_length(self._rates.by_position(), costs.draft(rows) or 0.0,
-                           lambda length: costs.target(rows * (1 + length)) or plain)
-        return self._rates.explored(best)
+        most = min(LONGEST, 2 * self._longest)
+        if step is None:  # the first look of a draft reads its prompt; the second one shows what a step costs
+            return most
+        best = best_length(self._rates.by_position()[:most], step,
+                           lambda length: costs.target(ids + rows * length) or plain)
+        length = self._rates.explored(best)
+        if best:
+            self._rates.patience = PATIENCE[0]
+        elif length:
+            self._rates.patience = min(2 * self._rates.patience, PATIENCE[1])
+        return length
 
     def observe(self, drafted: int, accepted: int) -> None:
         """See `Pace`."""
+        self._longest = max(self._longest, drafted)
         self._rates.observe(drafted, accepted)

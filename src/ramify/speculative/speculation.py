@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -88,10 +88,14 @@ class Speculation:
 
 @dataclass(slots=True, frozen=True)
 class Draft:
-    """What may draft: a model, a look-up among `LOOKUPS`, or a model where the look-up is not sure."""
+    """What may draft: a model, a look-up among `LOOKUPS`, or a model where the look-up is not sure.
+
+    paces: what measured lengths have learnt, by verifier and stop rule, for all requests that draft so.
+    """
 
     model: Model | None
     lookup: str = ""
+    paces: dict[tuple[str, str], MeasuredPace] = field(default_factory=dict, compare=False, repr=False)
 
 
 def speculate(params: SpeculationParams, draft: Draft) -> Speculation:
@@ -111,7 +115,9 @@ def speculate(params: SpeculationParams, draft: Draft) -> Speculation:
         verify = functools.partial(verify_lossy, lenience=params.lenience)
     drafter = _drafter(params, draft, coupled)
     length = drafter.depth if params.draft_length is None and isinstance(drafter, TreeDrafter) else params.draft_length
-    return Speculation(drafter, verify, MeasuredPace() if length is None else FixedPace(length))
+    pace = FixedPace(length) if length is not None else draft.paces.setdefault(
+        (verifier, params.draft_stop), MeasuredPace())
+    return Speculation(drafter, verify, pace)
 
 
 def _drafter(params: SpeculationParams, draft: Draft, coupled: bool) -> Drafter:
