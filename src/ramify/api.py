@@ -198,7 +198,7 @@ class LLM:
         own = {name: value for name, value in options.items() if name in SpeculationParams.names()}
         left = {name: value for name, value in options.items() if name not in own}
         if self.draft is None:
-            check(not own, f"a draft for {', '.join(own)}", "none", "load one with draft=, or remove the option")
+            check(not own, f"a draft for {', '.join(own)}", "none", "name one (draft=, --draft), or remove the option")
             return left, lambda: None
         check(own.get("verifier") != "greedy" or options.get("temperature") == 0, "temperature=0 for verifier=greedy",
               options.get("temperature", 1.0), "use block: it is greedy at temperature 0 and lossless at any")

@@ -32,7 +32,7 @@ def test_values_are_typed(setting, expected):
     ("alpha=much", "a number for alpha"), ("layers=2.5", "a whole number for layers"),
     ("greedy=maybe", "true or false"), ("vote=none", "plain or weighted"), ("logit_bias=3", "JSON object"),
     ("stop=[", "JSON list"), ("alpha", "KEY=VALUE"),
-    ("alhpa=1", r"option of search \(alpha, layers, segment, guide, vote, greedy\) or of sampling \(max_tokens"),
+    ("alhpa=1", r"option of search \(alpha, layers, segment, guide, vote, greedy\), of sampling \(max_tokens"),
     ("reward=r", "an option of"),  # it has a flag of its own
     ("answer=str", "an option of"),  # functions come from Python
 ])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ramify.cli.bench_speculative import speculative
 from ramify.cli.options import method_named, parse_settings
 from ramify.cli.output import notes, say_json, screen
 from ramify.errors import DataError, OptionError
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from ramify.bench.run import Cell, Results
 
 app = typer.Typer(name="bench", no_args_is_help=True, help="Measure methods: accuracy, reward and compute.")
+
+app.command()(speculative)
 
 METHODS = "sample,self_consistency,best_of_n,speculative_rejection,treebon"
 

@@ -18,7 +18,7 @@ from ramify.cli.prompts import read_jobs
 from ramify.errors import OptionError, RamifyError
 from ramify.trace import Trace
 from ramify.trace.view import plural
-from ramify.types import ROLES, Result, SamplingParams, check
+from ramify.types import ROLES, Result, SamplingParams, SpeculationParams, check
 
 if TYPE_CHECKING:
     from ramify.api import LLM
@@ -29,6 +29,7 @@ class Setup:
     """Everything that decides a result, besides the prompt."""
 
     model: str
+    draft: str
     reward: str
     dtype: str
     method: str
@@ -38,8 +39,8 @@ class Setup:
     @property
     def stated(self) -> dict[str, Any]:
         """As it reads in a result's `options` when it comes back from JSON."""
-        named = {"model": self.model, "reward": self.reward, "dtype": self.dtype, "method": self.method,
-                 "seed": self.seed, **self.options}
+        named = {"model": self.model, "draft": self.draft, "reward": self.reward, "dtype": self.dtype,
+                 "method": self.method, "seed": self.seed, **self.options}
         stated: dict[str, Any] = json.loads(json.dumps(named))
         return stated
 
@@ -47,7 +48,8 @@ class Setup:
         """The model and its reward. Raises `ModelError`."""
         import ramify
 
-        return ramify.load(self.model, reward=None if self.reward == "none" else self.reward, dtype=self.dtype)
+        return ramify.load(self.model, draft=None if self.draft == "none" else self.draft,
+                           reward=None if self.reward == "none" else self.reward, dtype=self.dtype)
 
     def stream(self, llm: LLM, prompts: list[Any], trace: Trace | None) -> Iterator[tuple[int, Result | RamifyError]]:
         """(index, outcome) of every prompt, as they end."""
@@ -60,6 +62,7 @@ def generate(
     prompts: Annotated[Path | None, typer.Option(help="JSON lines: prompt (or messages), id, meta.")] = None,
     out: Annotated[Path | None, typer.Option(help="Results of --prompts; a next run resumes.")] = None,
     model: Annotated[str, typer.Option(help="Folder, hub id or embedded model.")] = "mini-math",
+    draft: Annotated[str, typer.Option(help="Model, ngram, suffix or suffix+MODEL: drafts tokens ahead.")] = "none",
     reward: Annotated[str, typer.Option(help="Model, implicit:POLICY,REFERENCE or none.")] = "auto",
     method: Annotated[str, typer.Option(help="One of those that `ramify methods` lists.")] = "best_of_n",
     n: Annotated[int | None, typer.Option("-n", "--n", help="Candidates; default: the method's.")] = None,
@@ -85,9 +88,10 @@ def generate(
     flags = {"n": n, "max_tokens": max_tokens, "temperature": temperature}
     options: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
     options |= parse_settings(settings or [], search, options)
-    check(options.get("n", 1) >= 1, "at least 1 candidate", options.get("n"), "raise n")
-    SamplingParams(**{name: value for name, value in options.items() if name in SamplingParams.names()})  # or raise
-    setup = Setup(model, reward, dtype, search.__name__, seed, options)
+    check(options.get("n", 1) >= 1, "a whole n of at least 1", options.get("n"), "raise it")
+    for kind in (SamplingParams, SpeculationParams):
+        kind(**{name: value for name, value in options.items() if name in kind.names()})  # or raise
+    setup = Setup(model, draft, reward, dtype, search.__name__, seed, options)
     if prompts is not None:
         tally = run_batch(setup, read_jobs(prompts), out, trace)
         notes().print(tally.note(out))
@@ -110,6 +114,8 @@ def headline(result: Result) -> str:
     """What it took, in a line, and one more for each warning."""
     reward = "" if result.reward is None else f" · reward {result.reward:+.3f}"
     tokens = " + ".join(f"{result.usage.role(role).tokens} {role}" for role in ROLES if result.usage.role(role).calls)
-    lines = [f"{result.method}{reward} · {plural(len(result.candidates), 'candidate')} · {tokens} tokens · "
+    length = result.speculative.get("mean_acceptance_length")
+    drafted = "" if length is None else f" · {length:.2f} tokens per verification"
+    lines = [f"{result.method}{reward} · {plural(len(result.candidates), 'candidate')} · {tokens} tokens{drafted} · "
              f"{result.usage.flops:.3g} FLOPs · {result.usage.wall_seconds:.2f} s"]
     return "\n".join(lines + [f"warning: {warning}" for warning in result.warnings])

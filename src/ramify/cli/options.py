@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ramify.errors import OptionError
-from ramify.types import SamplingParams
+from ramify.types import SamplingParams, SpeculationParams
 
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -38,7 +38,7 @@ def settable(search: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 
 def parse_settings(settings: list[str], search: Callable[..., Any], flags: Collection[str] = ()) -> dict[str, Any]:
-    """Turn `key=value` texts into options of the search and of sampling, with the types they declare.
+    """Turn `key=value` texts into options of the search, of sampling and of speculation, with the types they declare.
 
     Args:
         settings: the texts.
@@ -49,17 +49,17 @@ def parse_settings(settings: list[str], search: Callable[..., Any], flags: Colle
         OptionError: not of the form key=value, an unknown key (the known ones are listed), a key given twice,
             or a value of the wrong type.
     """
-    hints = {**get_type_hints(SamplingParams), **get_type_hints(search)}
-    own = settable(search)
-    sampling = SamplingParams.names()
+    hints = {**get_type_hints(SamplingParams), **get_type_hints(SpeculationParams), **get_type_hints(search)}
+    own, sampling, ahead = settable(search), SamplingParams.names(), SpeculationParams.names()
     parsed: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
             raise OptionError("--set KEY=VALUE", repr(setting), "write the key, an equals sign and the value")
-        if key not in own and key not in sampling:
-            known = f"{search.__name__} ({', '.join(own)}) or of sampling ({', '.join(sampling)})"
+        if key not in (*own, *sampling, *ahead):
+            known = (f"{search.__name__} ({', '.join(own)}), of sampling ({', '.join(sampling)}) "
+                     f"or of speculation ({', '.join(ahead)})")
             raise OptionError(f"an option of {known}", repr(key), "rename or remove it")
         if key in parsed or key in flags:
             raise OptionError(f"{key} once", "it twice", "remove one")

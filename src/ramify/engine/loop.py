@@ -83,8 +83,9 @@ class Loop:
         """Resume a request whose jobs are done until it has new ones or ends."""
         request.jobs = unfinished(request.jobs)
         reply = None
-        while not request.jobs and not request.finished:
+        if not request.jobs:  # only steps take blocks
             request.note_peak(self.target)
+        while not request.jobs and not request.finished:
             try:
                 reply = self._resume(request, reply)
             except Exception as error:  # it ends this request; the others never notice
