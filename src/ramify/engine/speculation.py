@@ -73,7 +73,9 @@ def _lengths(loop: Loop, growing: dict[Speculation, list[Job]], ids: int) -> dic
 
 
 def _ask(job: Job, length: int) -> Ask:
-    return Ask(job.request.prompt.ids, job.sequence.tokens, min(length, job.grow - 1), job.sequence.stream)
+    prompt = job.request.prompt
+    ends = () if prompt.params.ignore_eos else job.context.runner.model.tokenizer.eos_ids
+    return Ask(prompt.ids, job.sequence.tokens, min(length, job.grow - 1), job.sequence.stream, ends)
 
 
 class _Room:
@@ -274,4 +276,4 @@ def settle(job: Job, proposal: Proposal, branch: _Branch | None, logits_NV: Tens
         kept = [place[paths[node]] for node in verdict.path[: committed - 1] if paths[node] in place]
         branch.job.context.prune(branch.base, kept)
     speculation.note(proposal, verdict, committed)
-    request.emit("verify", sequence, drafted=len(proposal), accepted=len(verdict.path))
+    request.emit("verify", sequence, drafted=len(proposal), accepted=min(len(verdict.path), committed))

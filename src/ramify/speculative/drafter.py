@@ -5,7 +5,7 @@ p is the draft's distribution, q the target's. A path is the drafted tokens from
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,13 +28,14 @@ class Ask:
     """A candidate that wants a draft.
 
     prompt, answer: the committed ids. most: the longest path worth drafting. stream, and the length of the answer,
-    name this round of drafting.
+    name this round of drafting. ends: ids that end an answer, behind which nothing is worth drafting.
     """
 
     prompt: list[int]
     answer: list[int]
     most: int
     stream: int
+    ends: Collection[int] = ()
 
     @property
     def key(self) -> Key:
@@ -100,7 +101,7 @@ class ChainDrafter:
                 drawn[at].append(p_V)
                 if self.stop:
                     steps[at].append(step_of(p_V, token))
-            growing = [at for at in growing if len(paths[at]) < asks[at].most
+            growing = [at for at in growing if len(paths[at]) < asks[at].most and paths[at][-1] not in asks[at].ends
                        and not (self.stop and self.stop(steps[at]))]
         if self.coupled:  # the target's own draws decide, whatever the drafts were drawn from
             return [chain(path, None, "fixed") for path in paths]

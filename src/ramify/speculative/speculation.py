@@ -67,13 +67,17 @@ class Speculation:
     committed: int = 0
 
     def note(self, proposal: Proposal, verdict: Verdict, committed: int) -> None:
-        """Take in one verification; `committed` tokens of it were used."""
+        """Take in one verification; `committed` tokens of it were used.
+
+        Where the answer ended among the drafted tokens, what was drafted behind its end says nothing.
+        """
+        ended = committed <= len(verdict.path)
         self.drafted += len(proposal)
         self.accepted += min(len(verdict.path), committed)
-        self.rejections += verdict.rejections
+        self.rejections += 0 if ended else verdict.rejections
         self.verified += 1
         self.committed += committed
-        self.pace.observe(max(proposal.depths), len(verdict.path))
+        self.pace.observe(committed if ended else max(proposal.depths), min(len(verdict.path), committed))
 
     def to_dict(self) -> dict[str, Any]:
         """The `speculative` block of a result."""
