@@ -19,7 +19,7 @@ from ramify.engine.growth import commit
 from ramify.engine.jobs import Job
 from ramify.sampling.draws import ACCEPT, Draws, Key
 from ramify.sampling.transforms import has_penalties, probabilities
-from ramify.speculative.drafter import Ask, Drafter, Path
+from ramify.speculative.drafter import Ask, Drafter, Path, Seen
 from ramify.speculative.pace import Pace
 from ramify.speculative.proposal import Proposal
 from ramify.speculative.speculation import Speculation
@@ -130,7 +130,7 @@ class _Seconds:
         return self.loop.costs.seconds(self.loop.runner(model, "draft"), ids) if model else 0.0
 
 
-def _no_model(asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Tensor]:
+def _no_model(asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Seen]:
     raise TypeError("this drafter has no model to look at")
 
 
@@ -185,7 +185,7 @@ class Reader:
         return {ask: job for ask, job in asks.items() if ask in self.branches}
 
     @torch.inference_mode()
-    def __call__(self, asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Tensor]:
+    def __call__(self, asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Seen]:
         """See `ramify.speculative.Look`: one forward of the draft model."""
         began, work, starts = perf_counter(), [], []
         for ask, paths in asks:
@@ -205,13 +205,13 @@ class Reader:
         for job, start, (_, ids, _) in zip(jobs, starts, work, strict=True):
             job.account(start, len(ids))
             job.return_prompt()
-        last = [hidden_QD[-len(paths) :] for hidden_QD, (_, paths) in zip(hidden, asks, strict=True)]
-        logits_RV = fit_vocabulary(self.runner.model.decoder.logits(torch.cat(last)),
+        last_RD = torch.cat([hidden_QD[-len(paths) :] for hidden_QD, (_, paths) in zip(hidden, asks, strict=True)])
+        logits_RV = fit_vocabulary(self.runner.model.decoder.logits(last_RD),
                                    self.loop.target.model.decoder.config.vocab_size)
         p_RV = self._distributions(jobs, asks, logits_RV)
         self.loop.costs.note(self.runner, sum(len(ids) for _, ids, _ in work), perf_counter() - began)
-        return list(p_RV.split([len(paths) for _, paths in asks]))
-
+        sizes = [len(paths) for _, paths in asks]
+        return [Seen(*rows) for rows in zip(p_RV.split(sizes), last_RD.split(sizes), strict=True)]
 
     def _distributions(self, jobs: list[Job], asks: Sequence[tuple[Ask, Sequence[Path]]], logits_RV: Tensor) -> Tensor:
         """What every request's own transforms make of the rows: p_RV."""

@@ -33,6 +33,7 @@ class Branches:
         self.mass, self.left = 1.0, list[Path]()
         self._path, self._depth = list(path), 0
         self._keys: set[Key] = set()
+        self._guesses = 0
 
     def take(self, weights: Sequence[float], key: Key) -> int:
         """The next index of the path, drawn in proportion to the weights."""
@@ -55,8 +56,9 @@ class Branches:
         return [self.take(row, key) for row, key in zip(probs_RV.double().tolist(), keys, strict=True)]
 
     def guess(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
-        """See `ramify.sampling.draws.Draws`. Every guess is possible, whatever comes of the draw."""
-        return self.categorical(probs_RV, [key._replace(purpose=GUESS) for key in keys])
+        """See `ramify.sampling.draws.Draws`. Every guess is possible, whatever was drawn or guessed before."""
+        self._guesses += 1
+        return self.categorical(probs_RV, [key._replace(purpose=GUESS).part(self._guesses) for key in keys])
 
     def bernoulli(self, probability: float, key: Key) -> bool:
         """See `ramify.sampling.draws.Draws`."""
@@ -169,7 +171,8 @@ class _Fan:
 
     def guess(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
         """See `ramify.sampling.draws.Draws`."""
-        return self.categorical(probs_RV, [key._replace(purpose=GUESS) for key in keys])
+        rows = zip(probs_RV, keys, strict=True)
+        return [self.sources[key.stream].guess(row_V[None], [key])[0] for row_V, key in rows]
 
     def bernoulli(self, probability: float, key: Key) -> bool:
         """See `ramify.sampling.draws.Draws`."""

@@ -3,11 +3,12 @@
 from ramify.models.attention import DenseAttention, attention, visible
 from ramify.models.config import ModelConfig, parse_config
 from ramify.models.decoder import Attend, Decoder
-from ramify.models.heads import ScalarHead
+from ramify.models.heads import AcceptanceHead, ScalarHead
 from ramify.models.loader import Model, load_model
 from ramify.models.tokenizer import Tokenizer
 
 __all__ = [
+    "AcceptanceHead",
     "Attend",
     "Decoder",
     "DenseAttention",

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ramify.errors import ModelError
 from ramify.models.config import ModelConfig, parse_config
 from ramify.models.decoder import Decoder, Norm
 from ramify.models.files import read_json
-from ramify.models.heads import ScalarHead
+from ramify.models.heads import AcceptanceHead, ScalarHead
 from ramify.models.hub import find_folder
 from ramify.models.names import IGNORED, file_names, file_rows, stored_transposed
 from ramify.models.tokenizer import Tokenizer
@@ -29,7 +30,10 @@ Tensors = dict[str, Any]  # name -> the open file that holds it
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """A decoder with its tokenizer; `head` is the scalar reward head of a sequence classifier."""
+    """A decoder with its tokenizer.
+
+    head: the scalar reward head of a sequence classifier. acceptance: the head of a draft that foresees acceptance.
+    """
 
     name: str
     decoder: Decoder
@@ -37,10 +41,11 @@ class Model:
     head: ScalarHead | None
     path: Path
     warnings: list[str] = field(default_factory=list)
+    acceptance: AcceptanceHead | None = None
 
     @property
     def num_parameters(self) -> int:
-        """All weights; tied ones count once."""
+        """All weights of decoder and reward head; tied ones count once."""
         return self.decoder.num_parameters + (0 if self.head is None else self.head.weight.numel())
 
     @property
@@ -83,7 +88,8 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
         warnings.append("config.json ties the vocabulary projection, but the file holds another one, which is used")
     if (stated := raw.get("max_position_embeddings", 0)) > config.max_positions:
         warnings.append(f"positions end at {config.max_positions}, not {stated}: beyond, cached keys would turn anew")
-    return Model(str(name_or_path), decoder.pack(), tokenizer, scalar, folder, warnings)
+    acceptance = _acceptance_head(raw, config, folder, DTYPES[dtype], device)
+    return Model(str(name_or_path), decoder.pack(), tokenizer, scalar, folder, warnings, acceptance)
 
 
 def _open(folder: Path, opened: ExitStack) -> Tensors:
@@ -124,6 +130,23 @@ def _scalar_head(tensors: Tensors, config: ModelConfig, folder: Path, dtype: tor
         raise ModelError(f"a scalar reward head in {folder}", got, "use a sequence classifier saved with num_labels=1")
     tensors.pop("lm_head.weight", None)  # some reward models keep the projection they were trained from
     return ScalarHead(file.get_tensor("score.weight").to(device, dtype))
+
+
+def _acceptance_head(raw: dict[str, Any], config: ModelConfig, folder: Path, dtype: torch.dtype,
+                     device: str) -> AcceptanceHead | None:
+    """The head that config.json speaks of, {"ramify": {"acceptance_head": {"layers": 3}}}, from its own file."""
+    shape = raw.get("ramify", {}).get("acceptance_head")
+    if shape is None:
+        return None
+    path = folder / "acceptance_head.safetensors"
+    try:
+        head = AcceptanceHead(config.hidden_size, shape["layers"])
+        head.load_state_dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"an intact {path}", str(error), AGAIN) from None
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ModelError(f"{path} as config.json describes it", str(error), MISFIT) from None
+    return head.to(device, dtype).requires_grad_(False).eval()
 
 
 def _untied(tensors: Tensors, config: ModelConfig, bare: bool) -> ModelConfig:

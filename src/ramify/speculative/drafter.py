@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ramify.speculative.proposal import Proposal, chain
 from ramify.speculative.stopping import Rule, Step, step_of
 
 if TYPE_CHECKING:
-    from ramify.models import Model
+    from ramify.models import AcceptanceHead, Model
 
 Path = tuple[int, ...]
 
@@ -43,11 +43,19 @@ class Ask:
         return Key(self.stream, len(self.answer), DRAFT)
 
 
+class Seen(NamedTuple):
+    """What the draft model sees after R paths of one candidate: the distribution of the next token, and the hidden
+    states of D channels it came from."""
+
+    p_RV: Tensor
+    hidden_RD: Tensor
+
+
 class Look(Protocol):
     """The draft model, for many candidates at once."""
 
-    def __call__(self, asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Tensor]:
-        """For every ask p_RV, the distribution that follows each path; each prefix of a path was asked before."""
+    def __call__(self, asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Seen]:
+        """For every ask what follows each path; each prefix of a path was asked before."""
 
 
 class Drafter(Protocol):
@@ -76,6 +84,7 @@ class ChainDrafter:
         model: the draft model.
         stop: ends a path early; it sees what was drafted so far and never the target.
         coupled: draw with the random numbers that the target will draw with, for `verify_coupled`.
+        head: foresees the acceptance of every drafted token, for `stop`.
 
     Cost: one draft forward per token of the longest path.
     """
@@ -83,6 +92,7 @@ class ChainDrafter:
     model: Model
     stop: Rule | None = None
     coupled: bool = False
+    head: AcceptanceHead | None = None
 
     def nodes(self, most: int) -> int:
         """See `Drafter`."""
@@ -95,12 +105,15 @@ class ChainDrafter:
         steps: list[list[Step]] = [[] for _ in asks]
         growing = [at for at, ask in enumerate(asks) if ask.most]
         while growing:
-            p_RV = torch.cat(look([(asks[at], [tuple(paths[at])]) for at in growing]))
-            for at, token, p_V in zip(growing, self._draw(asks, growing, paths, p_RV, draws), p_RV, strict=True):
+            seen = look([(asks[at], [tuple(paths[at])]) for at in growing])
+            p_RV, hidden_RD = (torch.cat(rows) for rows in zip(*seen, strict=True))
+            tokens = self._draw(asks, growing, paths, p_RV, draws)
+            chances = self._acceptance(hidden_RD, tokens)
+            for at, token, p_V, chance in zip(growing, tokens, p_RV, chances, strict=True):
                 paths[at].append(token)
                 drawn[at].append(p_V)
                 if self.stop:
-                    steps[at].append(step_of(p_V, token))
+                    steps[at].append(step_of(p_V, token, chance))
             growing = [at for at in growing if len(paths[at]) < asks[at].most and paths[at][-1] not in asks[at].ends
                        and not (self.stop and self.stop(steps[at]))]
         if self.coupled:  # the target's own draws decide, whatever the drafts were drawn from
@@ -113,6 +126,14 @@ class ChainDrafter:
             keys = [Key(asks[at].stream, len(asks[at].answer) + len(paths[at]), TOKEN) for at in growing]
             return draws.guess(p_RV, keys)
         return draws.categorical(p_RV, [asks[at].key.part(len(paths[at])) for at in growing])
+
+    def _acceptance(self, hidden_RD: Tensor, tokens: list[int]) -> list[float]:
+        """What the head says of each token; 1 without one."""
+        if self.head is None:
+            return [1.0] * len(tokens)
+        embedded_RD = self.model.decoder.embed(torch.tensor(tokens, device=hidden_RD.device))
+        found: list[float] = self.head(hidden_RD, embedded_RD).sigmoid().tolist()
+        return found
 
 
 @dataclass(slots=True, frozen=True)

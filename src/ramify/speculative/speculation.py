@@ -14,7 +14,7 @@ from ramify.sampling.draws import Draws, Key
 from ramify.speculative.drafter import ChainDrafter, Drafter, LookupDrafter, MixedDrafter, SuffixDrafter
 from ramify.speculative.pace import FixedPace, MeasuredPace, Pace
 from ramify.speculative.proposal import Proposal
-from ramify.speculative.stopping import Rule, confidence, entropy
+from ramify.speculative.stopping import Rule, acceptance, confidence, entropy
 from ramify.speculative.tree_drafter import TreeDrafter
 from ramify.speculative.verify import (
     Verdict,
@@ -46,7 +46,8 @@ VERIFIERS: dict[str, Verify] = {
 }
 CHAINS = ("token", "block", "lossy")  # verifiers that take no tree
 LOOKUPS: dict[str, Callable[[], Drafter]] = {"ngram": LookupDrafter, "suffix": SuffixDrafter}
-STOPS: dict[str, Callable[[float], Rule]] = {"confidence": confidence, "entropy": entropy}
+STOPS: dict[str, Callable[[float], Rule]] = {
+    "confidence": confidence, "entropy": entropy, "acceptance": acceptance}
 
 
 @dataclass(slots=True, eq=False)
@@ -133,10 +134,14 @@ def _drafter(params: SpeculationParams, draft: Draft, coupled: bool) -> Drafter:
     if params.tree:
         check(not params.draft_stop, "no draft_stop with a tree", params.draft_stop, "leave one out")
         return TreeDrafter(draft.model, params.tree)
-    neural = ChainDrafter(draft.model, _stop(params.draft_stop), coupled)
+    stop, judged = _stop(params.draft_stop), params.draft_stop.startswith("acceptance:")
+    check(not judged or draft.model.acceptance is not None, "a draft with an acceptance head",
+          f"{draft.model.name}, which has none", "train one with ramify.train, or stop by confidence")
+    neural = ChainDrafter(draft.model, stop, coupled, draft.model.acceptance if judged else None)
     return MixedDrafter(neural) if draft.lookup else neural
 
 
+@functools.cache  # equal rules, so that requests are drafted together
 def _stop(text: str) -> Rule | None:
     """The rule that "confidence:0.4" names."""
     if not text:
@@ -145,4 +150,5 @@ def _stop(text: str) -> Rule | None:
     try:
         return STOPS[name](float(number))
     except (KeyError, ValueError):
-        raise OptionError('draft_stop such as "confidence:0.4" or "entropy:1.5"', repr(text), "write it so") from None
+        needed = 'draft_stop such as "confidence:0.4", "entropy:1.5" or "acceptance:0.3"'
+        raise OptionError(needed, repr(text), "write it so") from None

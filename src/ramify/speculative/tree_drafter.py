@@ -53,10 +53,10 @@ class TreeDrafter:
         wanted = {at: next(growth) for at, growth in enumerate(growths)}
         done: dict[int, Proposal] = {}
         while wanted:
-            rows = look([(asks[at], paths) for at, paths in wanted.items()])
-            for at, p_RV in zip(list(wanted), rows, strict=True):
+            seen = look([(asks[at], paths) for at, paths in wanted.items()])
+            for at, rows in zip(list(wanted), seen, strict=True):
                 try:
-                    wanted[at] = growths[at].send(p_RV)
+                    wanted[at] = growths[at].send(rows.p_RV)
                 except StopIteration as stop:
                     done[at] = stop.value
                     del wanted[at]
