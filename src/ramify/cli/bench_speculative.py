@@ -137,18 +137,13 @@ def _readings(llm: LLM, workload: Workload, answers: list[list[int]]) -> list[Re
             for at, answer in enumerate(answers)]
 
 
-COLUMNS = (("tokens\nper call", "tokens_per_call", ".2f"), ("expected\nof the text", "expected_tokens_per_call", ".2f"),
-           ("kept\nper draft", "mean_acceptance_length", ".2f"), ("expected", "expected_acceptance_length", ".2f"),
-           ("rejections\nin 100", "rejections_per_100_tokens", ".1f"),
-           ("expected", "expected_rejections_per_100_tokens", ".1f"),
-           ("speed-up", "speedup", ".2f"), ("expected", "expected_speedup", ".2f"))
+COLUMNS = (("tokens\nper call", "tokens_per_call", ".2f"), ("tokens\nper draft", "acceptance_length", ".2f"),
+           ("rejections\nin 100", "rejections_per_100_tokens", ".1f"), ("speed-up", "speedup", ".2f"))
 
 
 def _show(report: Row) -> None:
     from rich import box
     from rich.table import Table
-
-    from ramify.bench.speculative import Cell
 
     console, text, costs = screen(), report["text"], report["costs"]
     if text is not None:
@@ -160,14 +155,27 @@ def _show(report: Row) -> None:
         steps = ", ".join(f"{ids}: {1000 * seconds:.1f}" for ids, seconds in costs[f"{role}_seconds"].items())
         if steps:
             console.print(f"Milliseconds of a {role} step by ids: {steps}")
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("drafts")
+    table = Table(box=box.SIMPLE_HEAD, title="measured (expected)", title_justify="left")
+    table.add_column("drafts", no_wrap=True)
     for head, _, _ in COLUMNS:
-        table.add_column(head, justify="right")
-    table.add_column("acceptance by position")
+        table.add_column(head, justify="right", no_wrap=True)
     for cell in report["cells"]:
-        name = Cell(cell["verifier"], cell["length"], cell["tree"]).name
-        chances = " ".join(f"{chance:.2f}" for chance in (cell["acceptance_by_position"] or [])[:8])
-        table.add_row(name, *("-" if cell[key] is None else f"{cell[key]:{form}}" for _, key, form in COLUMNS), chances)
+        table.add_row(_name(cell), *(_pair(cell[key], cell[f"expected_{key}"], form) for _, key, form in COLUMNS))
     console.print(table)
+    for cell in report["cells"]:
+        if cell["acceptance_by_position"]:
+            chances = " ".join(f"{chance:.2f}" for chance in cell["acceptance_by_position"])
+            console.print(f"Acceptance by position, {_name(cell)}: {chances}")
     console.print(f"{report['sentence']}\nprinted by: {report['command']}")
+
+
+def _name(row: Row) -> str:
+    from ramify.bench.speculative import Cell
+
+    return Cell(row["verifier"], row["length"], row["tree"]).name
+
+
+def _pair(measured: float | None, expected: float | None, form: str) -> str:
+    if measured is None:
+        return "-"
+    return f"{measured:{form}}" + (f" ({expected:{form}})" if expected is not None else "")
