@@ -46,35 +46,57 @@ def law(model, ids):
 
 
 def speculate(draft, target, prompt, length, depth):
-    """Real speculative decoding, one sequence, one forward a token: the text and how many calls it took."""
-    ids, calls = list(prompt), 0
+    """Real speculative decoding, one sequence, one forward a token: the text, its calls, and which tests passed."""
+    ids, calls, tests = list(prompt), 0, []
     while len(ids) < len(prompt) + length:
         calls += 1
-        for _ in range(depth):
+        for ahead in range(depth):
             p, q = law(draft, ids), law(target, ids)
             token = int(torch.multinomial(p, 1))
-            if torch.rand(()) >= q[token] / p[token]:
+            passed = torch.rand(()) < q[token] / p[token]
+            if len(ids) < len(prompt) + length:
+                tests.append((ahead, bool(passed)))
+            if not passed:
                 ids.append(int(torch.multinomial((q - p).clamp(min=0), 1)))
                 break
             ids.append(token)
         else:
             ids.append(int(torch.multinomial(law(target, ids), 1)))
-    return ids[: len(prompt) + length], calls
+    return ids[: len(prompt) + length], calls, tests
 
 
-def test_replay_counts_calls_as_real_speculation_does():
+def test_the_report_says_what_real_speculation_does():
     draft, target = tiny(0), tiny(1)
     torch.manual_seed(0)
     runs = [speculate(draft, target, [0, 3], 20, 3) for _ in range(60)]
-    real = 60 * 20 / sum(calls for _, calls in runs)
-    tries = [Judged(ids, 2, True, 0) for ids, _ in runs]
-    replayed = draft_report(draft, target, tries, depth=3)["tokens_per_call"]
-    assert replayed == pytest.approx(real, rel=0.08)
+    real = 60 * 20 / sum(calls for _, calls, _ in runs)
+    tries = [Judged(ids, 2, True, 0) for ids, _, _ in runs]
+    report = draft_report(draft, target, tries, depth=3)
+    assert report["tokens_per_call"] == pytest.approx(real, rel=0.08)
     assert real < 3.2  # the two models differ enough for this to say something
+    for ahead in range(3):
+        passed = [ok for _, _, tests in runs for at, ok in tests if at == ahead]
+        assert report[f"acceptance@{ahead + 1}"] == pytest.approx(sum(passed) / len(passed), abs=0.08)
+
+
+def test_the_report_of_one_text_by_hand():
+    """Three tokens, drafts of two: a call begins at the second if the first was refused, and so on."""
+    draft, target, ids = tiny(0), tiny(1), [0, 3, 4, 5, 1]
+    p, q = ([law(model, ids[: 2 + n]) for n in range(3)] for model in (draft, target))
+    a, b, _ = (min(1.0, float(p[n][ids[2 + n]] / q[n][ids[2 + n]])) for n in range(3))
+    overlap = [float(torch.minimum(p[n], q[n]).sum()) for n in range(3)]
+    begins = [1.0, 1 - a, a * (1 - b) + (1 - a) * (1 - b)]
+    report = draft_report(draft, target, [Judged(ids, 2, True, 0)], depth=2)
+    assert report["tokens_per_call"] == pytest.approx(3 / sum(begins), rel=1e-5)
+    assert report["acceptance"] == pytest.approx(sum(overlap) / 3, rel=1e-5)
+    first = sum(x * y for x, y in zip(begins, overlap, strict=True)) / sum(begins)
+    second = (a * overlap[1] + begins[1] * b * overlap[2]) / (a + begins[1] * b)
+    assert report["acceptance@1"] == pytest.approx(first, rel=1e-5)
+    assert report["acceptance@2"] == pytest.approx(second, rel=1e-5)
 
 
 def test_a_draft_equal_to_its_target_is_always_accepted():
     model = tiny(0)
     report = draft_report(model, model, [Judged([0, 3, *[4] * 11], 2, True, 0)], depth=4)
     assert report["acceptance"] == pytest.approx(1.0, abs=1e-6)
-    assert report["tokens_per_call"] == 11 / 3
+    assert report["tokens_per_call"] == pytest.approx(11 / 3, rel=1e-5)
