@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
+from ramify.engine.speculation import fit_vocabulary
+from ramify.exact.tabular import TabularDecoder
 from ramify.models import Model
 from ramify.sampling.transforms import probabilities
 from ramify.theory.voting import majority_law
@@ -16,6 +18,7 @@ from ramify.types import SamplingParams
 
 Answer = tuple[int, ...]
 Law = dict[Answer, float]
+Rows = Callable[[Answer], list[float]]
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -28,24 +31,46 @@ def policy_law(model: Model, prompt: str, **sampling: Any) -> Law:
         sampling: fields of `SamplingParams`.
     """
     params = SamplingParams(**sampling)
-    ids = model.tokenizer.encode_prompt(prompt)
-    ended = () if params.ignore_eos else model.tokenizer.eos_ids
-    table: Any = model.decoder.table
-    law: Law = {}
+    rows, ended, law = token_laws(model, prompt, params), endings(model, params), Law()
 
     def walk(answer: Answer, mass: float) -> None:
-        stopped = any(word in model.tokenizer.decode(answer) for word in params.stop)
-        if stopped or len(answer) == params.max_tokens or (answer and answer[-1] in ended):
+        if ended(answer):
             law[answer] = mass
             return
-        logits_V = torch.tensor(table((*ids, *answer)), dtype=torch.float64).log()
-        [row] = probabilities(logits_V[None], params, [list(answer)], ids).tolist()
-        for token, probability in enumerate(row):
+        for token, probability in enumerate(rows(answer)):
             if probability > 0:
                 walk((*answer, token), mass * probability)
 
     walk((), 1.0)
     return law
+
+
+def token_laws(model: Model, prompt: str, params: SamplingParams, size: int | None = None) -> Rows:
+    """The distribution of the token after each answer, every transform applied; O(V).
+
+    size: tokens of the target, where a tabular draft has fewer or more.
+    """
+    ids, table = model.tokenizer.encode_prompt(prompt), cast(TabularDecoder, model.decoder).table
+
+    def rows(answer: Answer) -> list[float]:
+        logits_1V = torch.tensor(table((*ids, *answer)), dtype=torch.float64).log()[None]
+        if size is not None:
+            logits_1V = fit_vocabulary(logits_1V, size)
+        [row] = probabilities(logits_1V, params, [list(answer)], ids).tolist()
+        return row
+
+    return rows
+
+
+def endings(model: Model, params: SamplingParams) -> Callable[[Answer], bool]:
+    """Whether an answer is over: by its length, its last token, or a stop string in its text."""
+    last = () if params.ignore_eos else model.tokenizer.eos_ids
+
+    def ended(answer: Answer) -> bool:
+        stopped = any(word in model.tokenizer.decode(answer) for word in params.stop)
+        return stopped or len(answer) == params.max_tokens or answer[-1:] in [(token,) for token in last]
+
+    return ended
 
 
 def best_of_n_law(policy: Law, reward: Callable[[Answer], float], n: int) -> Law:

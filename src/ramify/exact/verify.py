@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ramify.engine import Engine, Prompt
@@ -14,10 +14,12 @@ from ramify.engine.request import Search
 from ramify.exact.enumerate import chosen_tokens, output_law
 from ramify.exact.laws import Answer, Law, best_of_n_law, distance, policy_law, vote_law
 from ramify.exact.tabular import tabular_model, tabular_reward
+from ramify.exact.verify_speculation import PLAIN, Ahead, accepted, ahead, lossy_policy
 from ramify.rewards import SequenceReward
 from ramify.sampling.draws import mix
 from ramify.search import best_of_n, sample, self_consistency, speculative_rejection, treebon
-from ramify.types import Result, SamplingParams
+from ramify.speculative import Speculation
+from ramify.types import Result, SamplingParams, SpeculationParams
 
 PROMPT = "ab"
 CLOSE = 1e-9  # the error that a law may have
@@ -31,16 +33,18 @@ class Row:
     """One check: its largest error over all tables, and the largest that passes.
 
     The error of a law is its largest difference at any answer; elsewhere it counts results that differ.
+    Without a limit it is not an error but what a lossy rule costs; `predicted` is what its formula says, if known.
     """
 
     check: str
     error: float
-    limit: float
+    limit: float | None
+    predicted: float | None = None
 
     @property
     def ok(self) -> bool:
         """Whether it passes."""
-        return self.error <= self.limit
+        return self.limit is None or self.error <= self.limit
 
 
 @dataclass(slots=True, frozen=True)
@@ -48,6 +52,7 @@ class Report:
     """What `verify` found. paths: branches of all random choices that were walked."""
 
     method: str
+    draft: str
     options: dict[str, Any]
     vocabulary: int
     length: int
@@ -65,10 +70,12 @@ class Report:
     def verdict(self) -> str:
         """One sentence."""
         scope = f"on {self.tables} random tables ({self.paths:,} paths)"
-        failed = [row.check for row in self.rows if not row.ok]
-        if failed:
-            return f"{self.method} FAILS {len(failed)} of {len(self.rows)} checks {scope}: {'; '.join(failed)}."
-        return f"{self.method} passes all {len(self.rows)} checks {scope}."
+        name = self.method if self.draft == "none" else f"{self.method} with drafts from a {self.draft}"
+        judged = [row for row in self.rows if row.limit is not None]
+        lossy = ", and is lossy" if len(judged) < len(self.rows) else ""
+        if failed := [row.check for row in judged if not row.ok]:
+            return f"{name} FAILS {len(failed)} of {len(judged)} checks {scope}: {'; '.join(failed)}."
+        return f"{name} passes all {len(judged)} checks {scope}{lossy}."
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -76,8 +83,8 @@ class Report:
         return {**asdict(self), "rows": rows, "ok": self.ok, "verdict": self.verdict}
 
 
-def verify(search: Callable[..., Search], options: dict[str, Any] | None = None, *, vocabulary: int = 3,
-           length: int = 3, seed: int = 0, tables: int = 5) -> Report:
+def verify(search: Callable[..., Search], options: dict[str, Any] | None = None, *, draft: str = "none",
+           vocabulary: int = 3, length: int = 3, seed: int = 0, tables: int = 5) -> Report:
     """Run a search on random tables and check everything that can be checked exactly.
 
     Its law sums to 1 and is the stated one where a closed form is known, also in the limits where it must be
@@ -85,10 +92,15 @@ def verify(search: Callable[..., Search], options: dict[str, Any] | None = None,
     prefix cache on and off, in blocks of 1 and 16 tokens, and in a cache so small that candidates are given
     up and read again.
 
+    With a draft all of this holds while it drafts, and the law is the one without; the expected accepted length
+    is its closed form; at temperature 0, and with coupled draws at any, the text is that of plain decoding. A lossy
+    verifier is told by how much it changes the law.
+
     Args:
         search: the generator function; a `reward` it takes is a random one with three levels, an `answer`
             function the last letter.
-        options: its other options, and fields of `SamplingParams`.
+        options: its other options, and fields of `SamplingParams` and of `SpeculationParams`.
+        draft: "none"; "table" for another random table; "ngram" or "suffix" for look-ups.
         vocabulary: tokens of the tables, the end of sequence included.
         length: `max_tokens` of an answer.
         seed: of the first table.
@@ -98,26 +110,35 @@ def verify(search: Callable[..., Search], options: dict[str, Any] | None = None,
         OptionError: an option out of range, or more than 200,000 paths in one law.
     """
     given = dict(options or {})
-    sampling = {name: given.pop(name) for name in SamplingParams.names() if name in given}
-    worst: dict[tuple[str, float], float] = defaultdict(float)
+    params = SamplingParams(**{"max_tokens": length, **_taken(given, SamplingParams)})
+    speculation = SpeculationParams(**_taken(given, SpeculationParams))
+    worst: dict[str, Row] = {}
     paths = 0
-    for number in range(tables):
-        table = Table(seed + number, vocabulary, {"max_tokens": length, **sampling})
-        for check, error, limit in _checks(table, search, given):
-            worst[check, limit] = max(worst[check, limit], error)
+    for at in range(seed, seed + tables):
+        table = Table(at, vocabulary, params, ahead(draft, speculation, params, vocabulary, at))
+        for row in _checks(table, search, given):
+            worst[row.check] = max(worst.get(row.check, row), row, key=lambda row: row.error)
         paths += table.paths
-    rows = [Row(check, error, limit) for (check, limit), error in worst.items()]
-    return Report(search.__name__, {**given, **sampling}, vocabulary, length, seed, tables, paths, rows)
+    return Report(search.__name__, draft, dict(options or {}), vocabulary, length, seed, tables, paths,
+                  list(worst.values()))
+
+
+def _taken(options: dict[str, Any], kind: type[SamplingParams] | type[SpeculationParams]) -> dict[str, Any]:
+    """The fields of `kind`, taken out of the options."""
+    return {name: options.pop(name) for name in kind.names() if name in options}
 
 
 class Table:
-    """A random tabular model with a random reward."""
+    """A random tabular model with a random reward, and perhaps a draft."""
 
-    def __init__(self, seed: int, vocabulary: int, sampling: dict[str, Any]) -> None:
-        self.model, self.sampling, self.paths = tabular_model(vocabulary, seed, zeros=0.2), sampling, 0
+    prompt = PROMPT
+
+    def __init__(self, seed: int, vocabulary: int, params: SamplingParams, speculation: Ahead = PLAIN) -> None:
+        self.model, self.params, self.paths = tabular_model(vocabulary, seed, zeros=0.2), params, 0
         self.level: Callable[[Answer], float] = lambda prefix: float(mix(seed, *prefix) % 3)
         self.reward = SequenceReward(tabular_reward(vocabulary, self.level))
-        self.policy = policy_law(self.model, PROMPT, **sampling)
+        self.ahead = speculation
+        self.policy = policy_law(self.model, PROMPT, **asdict(params))
 
     def bind(self, search: Callable[..., Search], options: dict[str, Any]) -> Started:
         """The search with its options, this reward, and votes by last letter."""
@@ -125,14 +146,21 @@ class Table:
         taken = inspect.signature(search).parameters
         return functools.partial(search, **{name: value for name, value in ours.items() if name in taken}, **options)
 
-    def law(self, search: Started) -> Law:
-        """The complete law on the real engine."""
+    def law(self, search: Started, speculation: Ahead | None = None) -> Law:
+        """The complete law of the answer on the real engine."""
+        return self.measured(search, speculation or self.ahead, self.params, chosen_tokens)
 
-        def outcome(result: Result) -> Answer:
+    def measured(self, search: Started, speculation: Callable[[], Speculation | None], params: SamplingParams,
+                 told: Callable[[Result], Any] = lambda result: result.speculative["num_accepted_draft_tokens"],
+                 ) -> dict[Any, float]:
+        """The complete law of what is told of a result."""
+
+        def outcome(result: Result) -> Any:
             self.paths += 1
-            return chosen_tokens(result)
+            return told(result)
 
-        return output_law(self.model, PROMPT, search, outcome=outcome, most=MOST, **self.sampling)
+        return output_law(self.model, PROMPT, search, outcome=outcome, most=MOST, speculation=speculation,
+                          **asdict(params))
 
     def score(self, answer: Answer) -> float:
         """The reward of a whole answer, which the reward model reads up to a stop string and closed."""
@@ -145,41 +173,82 @@ class Table:
     def text(self, answer: Answer) -> str:
         """The answer's text, cut before a stop string."""
         text = self.model.tokenizer.decode(answer)
-        return text[: min((at for word in self.sampling.get("stop", ()) if (at := text.find(word)) >= 0), default=None)]
+        return text[: min((at for word in self.params.stop if (at := text.find(word)) >= 0), default=None)]
 
-    def results(self, search: Started, *, together: bool = False, **engine: Any) -> list[Any]:
+    def results(self, search: Started, speculation: Ahead | None = None, *, together: bool = False,
+                temperature: float | None = None, **engine: Any) -> list[Any]:
         """What a user sees of runs with different seeds, alone or all at once."""
-        shared, params = Engine(self.model, **{"capacity": 4096, **engine}), SamplingParams(**self.sampling)
+        shared, make = Engine(self.model, **{"capacity": 4096, **engine}), speculation or self.ahead
+        params = self.params if temperature is None else replace(self.params, temperature=temperature)
         if not together:
-            return [_seen(shared.result(PROMPT, search, params, seed=seed)) for seed in range(SEEDS)]
-        requests = [shared.submit(PROMPT, search, params, seed=seed) for seed in range(SEEDS)]
+            return [_seen(shared.result(PROMPT, search, params, seed=seed, speculation=make()))
+                    for seed in range(SEEDS)]
+        requests = [shared.submit(PROMPT, search, params, seed=seed, speculation=make()) for seed in range(SEEDS)]
         while not all(request.finished for request in requests):
             shared.step()
         return [_seen(request.result) for request in requests]
 
 
-def _checks(table: Table, search: Callable[..., Search],
-            options: dict[str, Any]) -> Iterator[tuple[str, float, float]]:
-    """(check, error, limit) of one table."""
+def _checks(table: Table, search: Callable[..., Search], options: dict[str, Any]) -> Iterator[Row]:
+    """What is checked on one table."""
     bound = table.bind(search, options)
     try:
         law = table.law(bound)
     except AssertionError:
-        yield "no random number is used twice", 1, 0
+        yield Row("no random number is used twice", 1, 0)
         return
-    yield "no random number is used twice", 0, 0
-    yield "the law sums to 1", abs(sum(law.values()) - 1), CLOSE
-    for check, error in _known(table, search, options, law):
-        yield check, error, CLOSE if "law" in check else 0
-    plain = table.results(bound)
-    closest = len(PROMPT) + table.sampling["max_tokens"] + 1
-    for check, others in {
+    yield Row("no random number is used twice", 0, 0)
+    yield Row("the law sums to 1", abs(sum(law.values()) - 1), CLOSE)
+    if table.ahead.lossy:
+        yield from _lossy(table, search, options, law)
+    else:
+        for check, error in _known(table, search, options, law):
+            yield Row(check, error, CLOSE if "law" in check else 0)
+    ours = table.results(bound)
+    for check, theirs in {
         f"a batch of {SEEDS} equals {SEEDS} singles": table.results(bound, together=True),
         "the prefix cache changes nothing": table.results(bound, prefix_cache=False),
         "blocks of 1 and of 16 tokens give the same": table.results(bound, block_size=1),
-        "a cache for one candidate gives the same": table.results(_roomy(bound), capacity=closest, block_size=1),
     }.items():
-        yield check, sum(ours != theirs for ours, theirs in zip(plain, others, strict=True)), 0
+        yield Row(check, _differing(ours, theirs), 0)
+    # Where a draft does not fit the tokens come one by one: the same text only if they are the coupled draws.
+    steady = table.ahead.coupled if table.ahead.draft else PLAIN
+    plain = table.results(bound, PLAIN) if table.ahead.draft else ours
+    starved = table.results(_roomy(bound), steady, capacity=len(PROMPT) + table.params.max_tokens + 1, block_size=1)
+    yield Row("a cache for one candidate gives the same", _differing(plain, starved), 0)
+    if table.ahead.draft is None:
+        return
+    yield Row("coupled draws give the text of plain decoding", _differing(plain, table.results(bound, steady)), 0)
+    greedy = [table.results(bound, each, temperature=0.0) for each in (PLAIN, table.ahead)]
+    yield Row("temperature 0 gives the text of plain decoding", _differing(*greedy), 0)
+    if not table.ahead.lossy:
+        yield Row("the law is the one without a draft", distance(law, table.law(bound, PLAIN)), CLOSE)
+    for check, error in accepted(table):
+        yield Row(check, error, CLOSE)
+
+
+def _lossy(table: Table, search: Callable[..., Search], options: dict[str, Any], law: Law) -> Iterator[Row]:
+    """What a lossy verifier does to the law, and whether that is what it says."""
+    plain, policy = table.law(table.bind(search, options), PLAIN), lossy_policy(table)
+    stated = None
+    if policy is not None and search is sample:
+        stated = policy
+    if policy is not None and search is best_of_n:
+        stated = best_of_n_law(policy, table.score, _width(search, options))
+    if stated is not None:
+        yield Row("the law is the one that the lossy rule states", distance(law, stated), CLOSE)
+    yield Row("lossy: distance from the law without a draft", distance(law, plain), None,
+              None if stated is None else distance(stated, plain))
+
+
+def _width(search: Callable[..., Search], options: dict[str, Any]) -> int:
+    """n, given or not."""
+    width: int = options.get("n", inspect.signature(search).parameters["n"].default)
+    return width
+
+
+def _differing(ours: list[Any], theirs: list[Any]) -> int:
+    return sum(one != other for one, other in zip(ours, theirs, strict=True))
 
 
 def _known(table: Table, search: Callable[..., Search], options: dict[str, Any],
@@ -187,14 +256,14 @@ def _known(table: Table, search: Callable[..., Search], options: dict[str, Any],
     """(check, error) of what has a closed form, with these options or in a limit of them."""
     if search not in (sample, best_of_n, self_consistency, speculative_rejection, treebon):
         return
-    n = options.get("n", inspect.signature(search).parameters["n"].default)
+    n = _width(search, options)
 
     def against(stated: Law, **limit: Any) -> float:
         return distance(table.law(table.bind(search, {**options, **limit})) if limit else law, stated)
 
     def differing(**limit: Any) -> int:
         ours = table.results(table.bind(search, {**options, **limit}))
-        return sum(a != b for a, b in zip(ours, table.results(table.bind(best_of_n, {"n": n})), strict=True))
+        return _differing(ours, table.results(table.bind(best_of_n, {"n": n})))
 
     best = best_of_n_law(table.policy, table.score, n)
     if search is sample:

@@ -115,11 +115,20 @@ def speculate(params: SpeculationParams, draft: Draft) -> Speculation:
     if verifier == "auto":
         verifier = "coupled" if coupled else "traversal" if params.tree else "block"
     check(not params.tree or verifier not in CHAINS, "a verifier of trees", verifier, "use traversal or leave out tree")
+    check(verifier != "k_sequential" or not params.tree or params.tree.startswith("iid:"),
+          "siblings drawn independently for verifier=k_sequential", f"tree={params.tree}", "use iid:2x1 or traversal")
+    lossy = verifier == "typical" or params.lenience < 1
+    check(not lossy or bool(params.tree) or params.draft_length is not None, f"a draft_length for verifier={verifier}",
+          "a measured one", "give one: with lengths that depend on time so would the law")
     verify = VERIFIERS[verifier]
     if verifier == "lossy":
         verify = functools.partial(verify_lossy, lenience=params.lenience)
     drafter = _drafter(params, draft, coupled)
-    length = drafter.depth if params.draft_length is None and isinstance(drafter, TreeDrafter) else params.draft_length
+    length = params.draft_length
+    if isinstance(drafter, TreeDrafter):
+        length = drafter.depth if length is None else length
+        check(length <= drafter.depth, f"a draft_length of at most {drafter.depth} for tree={params.tree}", length,
+              "lower it, leave it out, or draw a deeper tree")
     pace = FixedPace(length) if length is not None else draft.paces.setdefault(
         (verifier, params.draft_stop), MeasuredPace())
     return Speculation(drafter, verify, pace)
