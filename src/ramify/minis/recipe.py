@@ -72,7 +72,9 @@ TARGET_LOOP = LoopConfig(steps=660, stop=563)  # a finished one solves too much 
 SMALL_LOOP = LoopConfig(steps=1000)
 DRAFT_SFT_LOOP = LoopConfig(steps=900, decay=0.1)
 DRAFT_LOOP = LoopConfig(steps=200, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
-REWARD_LOOP = LoopConfig(steps=4000, matrix_lr=0.006, decay=0.5)
+DRAFT_SHARPEN_LOOP = LoopConfig(steps=150, matrix_lr=0.004, other_lr=0.0006, decay=0.7)
+HEAD_LOOP = LoopConfig(steps=400, matrix_lr=0.01, other_lr=0.002, decay=0.7)
+REWARD_LOOP = LoopConfig(steps=6000, matrix_lr=0.006, decay=0.5)
 DPO_LOOP = LoopConfig(steps=120, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
 
 TOKENS_A_STEP = 6000  # padded tokens, target and reward
@@ -268,7 +270,10 @@ def train_draft_model(place: Place) -> None:
     draft = new_model(tokenizer, DRAFT)
     train_lm(draft, fresh_problems(tokenizer, SMALL_TOKENS), DRAFT_SFT_LOOP, place.out / "draft-sft")
     target = load_policy(place.weights / "mini-math")
-    train_draft(draft, target, epochs(target_samples(place), SMALL_TOKENS), DRAFT_LOOP, place.out / "draft")
+    batches, first = epochs(target_samples(place), SMALL_TOKENS), DRAFT_LOOP.steps
+    train_draft(draft, target, batches, DRAFT_LOOP, place.out / "draft", loss="forward_kl")
+    train_draft(draft, target, lambda step: batches(first + step), DRAFT_SHARPEN_LOOP, place.out / "draft-sharp",
+                loss="tvd++")  # fmt: skip
     publish(place, draft, "mini-math-draft")
 
 
