@@ -11,7 +11,7 @@ from tiny import tiny_engine, tiny_model
 from ramify.api import LLM
 from ramify.errors import OptionError
 from ramify.speculative import Draft
-from ramify.types import SamplingParams, Verifier
+from ramify.types import Verifier
 
 PAGE = Path(__file__).parents[2] / "docs" / "matrix.md"
 TARGET, DRAFT = tiny_model(0), tiny_model(7)
@@ -35,22 +35,27 @@ KINDS = {
 
 SAMPLING = {
     "temperature": {"temperature": 0.6}, "greedy": {"temperature": 0.0}, "top-p": {"top_p": 0.7}, "top-k": {"top_k": 2},
-    "min-p": {"min_p": 0.2}, "penalties": {"repetition_penalty": 1.4, "presence_penalty": 0.3, "frequency_penalty": 0.2},
+    "min-p": {"min_p": 0.2},
+    "penalties": {"repetition_penalty": 1.4, "presence_penalty": 0.3, "frequency_penalty": 0.2},
     "bias": {"logit_bias": {0: 1.0, 1: -0.5}}, "stop strings": {"stop": ("ba", "c")},
     "past the end": {"ignore_eos": True}, "one token": {"max_tokens": 1},
 }
 
-# (draft, options) that are refused whatever the verifier, or for one of them only
+# (draft, options) that do not go together
 REFUSED = [
     (None, {"verifier": "block"}), (None, {"draft_length": 4}), (MODEL, {"verifier": "greedy", "draft_length": 4}),
     (MODEL, {"verifier": "block", "lenience": 0.5, "draft_length": 4}),
-    (MODEL, {"verifier": "lossy", "lenience": 0.5}), (MODEL, {"verifier": "lossy", "lenience": 0.0}),
-    (MODEL, {"verifier": "typical"}), (MODEL, {"verifier": "exact"}), (MODEL, {"draft_length": 100}),
+    (MODEL, {"verifier": "lossy", "lenience": 0.5}), (MODEL, {"verifier": "typical"}),
     (MODEL, {"draft_length": 4, "tree": "2x2"}), (MODEL, {"draft_stop": "confidence:0.4", "tree": "2x2"}),
-    (MODEL, {"draft_stop": "doubt:0.4"}), (MODEL, {"draft_stop": "confidence:2"}),
-    (MODEL, {"draft_stop": "acceptance:0.3"}), (MODEL, {"tree": "2x"}), (MODEL, {"tree": "9x9x9"}),
+    (MODEL, {"draft_stop": "acceptance:0.3"}),
     (Draft(None, "ngram"), {"draft_stop": "confidence:0.4"}), (Draft(None, "ngram"), {"tree": "2x2"}),
     (Draft(None, "suffix"), {"tree": "2x2"}), (Draft(DRAFT, "suffix"), {"tree": "2x2"}),
+]
+# and options that mean nothing
+NONSENSE = [
+    {"verifier": "exact"}, {"draft_length": 100}, {"draft_length": -1}, {"verifier": "lossy", "lenience": 0.0},
+    {"draft_stop": "doubt:0.4"}, {"draft_stop": "confidence:2"}, {"draft_stop": "entropy"}, {"tree": "2x"},
+    {"tree": "0x2"}, {"tree": "9x9x9"}, {"tree": "beam:2"},
 ]
 
 

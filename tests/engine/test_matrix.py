@@ -3,7 +3,7 @@
 from functools import cache, partial
 
 import pytest
-from matrix import CELLS, KINDS, LOSSY, PAGE, REFUSED, SAMPLING, TARGET, cell, make, page, refusal
+from matrix import CELLS, KINDS, LOSSY, MODEL, NONSENSE, PAGE, REFUSED, SAMPLING, TARGET, cell, make, page, refusal
 from test_engine_laws import REWARD, tokens
 from tiny import EOS, assert_empty, finish, tiny_engine
 
@@ -121,7 +121,7 @@ def raw(*args):
 # Refusals, and the page ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("draft", "options"), REFUSED, ids=str)
+@pytest.mark.parametrize(("draft", "options"), [*REFUSED, *((MODEL, options) for options in NONSENSE)], ids=str)
 def test_options_that_do_not_go_together_are_refused(draft, options):
     told = refusal(draft, options)
     assert told.startswith("needed ") and "; got " in told
