@@ -58,4 +58,5 @@ def _panel(axes: Any, report: Row, measured: str, expected: str) -> None:
     if chains:
         lengths = sorted({cell["length"] for cells in chains.values() for cell in cells})
         axes.set_xticks(lengths)
-    axes.set_ylim(bottom=0)
+    highest = max(cell[what] for cell in report["cells"] for what in (measured, expected) if cell[what] is not None)
+    axes.set_ylim(0, 1.08 * max(highest, 1.0))

@@ -122,6 +122,6 @@ def sentence(report: Row, rows: int) -> str:
     expected = best["expected_speedup"]
     if max(best["speedup"], expected or 0.0) <= 1:
         what = f"do not draft: even {what}"
-    gains = [f"expected {expected:.1f}x"] * (expected is not None) + [f"measured {best['speedup']:.1f}x"]
-    found = f"{what}, {', '.join(gains)}"
+    hoped = "" if expected is None else f"expected {expected:.1f}x, "
+    found = f"{what}, {hoped}measured {best['speedup']:.1f}x"
     return f"{', '.join(parts)}: {found}" if parts else found
