@@ -50,7 +50,7 @@ R = TypeVar("R", bound=Row)
 BLOCK = 16  # batches that are made, bucketed by length and shuffled together
 TOKENS_A_ROW = {(1, 2): 55, (1, 5): 70}  # about the mean of prompt and solution, to size a block
 # Streams of train-split problems that are kept apart.
-LM_SEED, REWARD_SEED, DPO_SEED, SLIP_SEED = 1_000_000, 2_000_000, 3_000_000, 5_000_000
+LM_SEED, REWARD_SEED, SLIP_SEED = 1_000_000, 2_000_000, 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ DRAFT_LOOP = LoopConfig(steps=200, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
 DRAFT_SHARPEN_LOOP = LoopConfig(steps=150, matrix_lr=0.004, other_lr=0.0006, decay=0.7)
 HEAD_LOOP = LoopConfig(steps=400, matrix_lr=0.01, other_lr=0.002, decay=0.7)
 REWARD_LOOP = LoopConfig(steps=6000, matrix_lr=0.006, decay=0.5)
-DPO_LOOP = LoopConfig(steps=120, matrix_lr=0.001, other_lr=0.0001, decay=0.8)
+DPO_LOOP = LoopConfig(steps=140, matrix_lr=0.0005, other_lr=0.00005, decay=0.7)
 
 TOKENS_A_STEP = 6000  # padded tokens, target and reward
 SMALL_TOKENS = 4000  # draft, reference
@@ -286,7 +286,7 @@ def train_reference(place: Place) -> None:
 
 def train_dpo_policy(place: Place) -> None:
     reference = load_policy(place.weights / "mini-math-ref")
-    pairs = preference_pairs(judged_samples(place, "mini-math-ref", DPO_SEED, count=1600, n=8), most=4)
+    pairs = preference_pairs(target_samples(place), most=3)[: 64 * (DPO_LOOP.steps + 1)]
     pairs = with_reference(reference, pairs)
     policy = load_policy(place.weights / "mini-math-ref")
     size = 64
