@@ -82,9 +82,9 @@ class SpeculationParams:
             change the law.
         tree: "" drafts a chain. "3x2x1" branches so often at each depth, without replacement; "iid:3x2x1" with;
             "beam:4x5" is a stochastic beam of width 4 and depth 5; "likely:8x5" the most likely paths.
-        draft_stop: "" or a rule that ends a draft early, from the draft alone: "confidence:0.4" below that
-            probability, "entropy:1.5" above so many nats, "acceptance:0.3" where its acceptance head sees a larger
-            chance that some token will be rejected.
+        draft_stop: "" or a rule that ends a draft early, from the draft alone: "likelihood:0.4" where all of it has a
+            lower probability, "confidence:0.4" where no next token had that one, "entropy:1.5" above so many nats,
+            "acceptance:0.3" where its acceptance head sees a larger chance that some token will be rejected.
         lenience: of "lossy": accepts with min(1, q / (lenience p)).
 
     Raises:

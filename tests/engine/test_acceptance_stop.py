@@ -24,7 +24,8 @@ def judged_table(seed=2):
     """A tabular draft whose head likes token 0 and is unsure of others, the more the longer the text; and its calls."""
     model, calls = tabular_model(3, seed), []
 
-    def head(hidden_K1, token_K1):
+    def head(hidden_K1, token_K1, chance_K):
+        assert (chance_K > 0).all()
         calls.append([(model.decoder.prefix(int(code)), int(token))
                       for code, token in zip(hidden_K1[:, 0], token_K1[:, 0], strict=True)])
         return torch.where(token_K1[:, 0] == 0, 2.0, 0.5) - 0.1 * hidden_K1[:, 0].log1p()
@@ -73,7 +74,7 @@ def test_every_drafted_token_is_judged_with_the_state_it_was_drawn_from():
 def test_a_surer_head_drafts_more():
     def drafted(bias):
         model = tiny_model(7)
-        model.acceptance = lambda hidden_KD, embedded_KD: torch.full((len(hidden_KD),), bias)
+        model.acceptance = lambda hidden_KD, *_: torch.full((len(hidden_KD),), bias)
         options = {"verifier": "token", "draft_length": 6, "draft_stop": "acceptance:0.3"}
         params = SamplingParams(max_tokens=14, ignore_eos=True)
         [result] = results(ahead(model, **options), params=params, searches=[partial(sample, n=1)])

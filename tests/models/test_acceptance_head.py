@@ -19,13 +19,13 @@ def random_head(seed=0):
     return AcceptanceHead(SIZE, LAYERS).double().requires_grad_(False)
 
 
-def by_hand(head, hidden, embedded, layer_of=lambda n: n):
+def by_hand(head, hidden, embedded, chance, layer_of=lambda n: n):
     """The formula in plain numbers; `layer_of` tells which matrix a layer uses."""
     def affine(linear, x):
         return [sum(w * v for w, v in zip(row, x, strict=True)) + bias
                 for row, bias in zip(linear.weight.tolist(), linear.bias.tolist(), strict=True)]
 
-    x = affine(head.join, [*hidden, *embedded])
+    x = affine(head.join, [*hidden, *embedded, math.log(chance)])
     for n in range(LAYERS):
         x = [v + y / (1 + math.exp(-y)) for v, y in zip(x, affine(head.layers[layer_of(n)], x), strict=True)]
     return affine(head.out, x)[0]
@@ -34,8 +34,9 @@ def by_hand(head, hidden, embedded, layer_of=lambda n: n):
 def test_the_formula_and_a_twin_with_shared_layers():
     head = random_head()
     hidden, embedded = torch.randn(2, 5, SIZE, dtype=torch.float64)
-    found = head(hidden, embedded).tolist()
-    rows = list(zip(hidden.tolist(), embedded.tolist(), strict=True))
+    chance = torch.rand(5, dtype=torch.float64)
+    found = head(hidden, embedded, chance).tolist()
+    rows = list(zip(hidden.tolist(), embedded.tolist(), chance.tolist(), strict=True))
     assert found == pytest.approx([by_hand(head, *row) for row in rows], abs=1e-9)
     assert found != pytest.approx([by_hand(head, *row, layer_of=lambda n: 0) for row in rows], abs=1e-3)
 
@@ -43,7 +44,9 @@ def test_the_formula_and_a_twin_with_shared_layers():
 def test_the_newest_token_counts():
     head, hidden = random_head(), torch.randn(1, SIZE, dtype=torch.float64)
     one, other = torch.randn(2, 1, SIZE, dtype=torch.float64)
-    assert (head(hidden, one) - head(hidden, other)).abs() > 1e-3
+    half, all_ = torch.tensor([0.5]), torch.tensor([1.0])
+    assert (head(hidden, one, half) - head(hidden, other, half)).abs() > 1e-3
+    assert (head(hidden, one, half) - head(hidden, one, all_)).abs() > 1e-3
 
 
 @pytest.fixture
@@ -58,7 +61,8 @@ def folder(tmp_path):
 def test_a_folder_with_a_head(folder):
     model = load_model(folder)
     hidden, embedded = torch.randn(2, 4, SIZE)
-    assert torch.allclose(model.acceptance(hidden, embedded), random_head().half().float()(hidden, embedded), atol=1e-5)
+    given = hidden, embedded, torch.rand(4)
+    assert torch.allclose(model.acceptance(*given), random_head().half().float()(*given), atol=1e-5)
     assert not any(weight.requires_grad for weight in model.acceptance.parameters())
     assert load_model(folder.parent / "plain").acceptance is None
 

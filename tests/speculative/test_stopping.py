@@ -50,6 +50,12 @@ def test_entropy():
     assert [drafted(stopping.entropy(nats)) for nats in (0, 0.5, 1, 2)] == [1, 3, 4, 5]
 
 
+def test_likelihood_is_of_the_whole_path():
+    """.9, .81, .081, .0162."""
+    assert [drafted(stopping.likelihood(least)) for least in (0, 0.05, 0.5, 0.85, 0.95, 1)] == [5, 4, 3, 2, 1, 1]
+    assert not stopping.likelihood(1.0)([])
+
+
 def check_newest(rule_of):
     """1 - product of acceptances: .05, .0975, .278, .639."""
     assert [drafted(rule_of(threshold)) for threshold in (0, 0.04, 0.06, 0.1, 0.3, 0.7, 1)] == [1, 1, 2, 3, 4, 5, 5]
@@ -72,6 +78,7 @@ def test_bounds():
 @pytest.mark.parametrize("make", [
     lambda: stopping.fixed(-1), lambda: stopping.confidence(1.1), lambda: stopping.entropy(-0.1),
     lambda: stopping.entropy(math.nan), lambda: stopping.acceptance(math.nan),
+    lambda: stopping.likelihood(-0.1),
     lambda: stopping.bounded(stopping.fixed(1), 3, 2), lambda: AcceptanceRates(0), lambda: AcceptanceRates(4, prior=2),
     lambda: AcceptanceRates(4, decay=1), lambda: AcceptanceRates(4, strength=0),
     lambda: AcceptanceRates(4, patience=0)])
@@ -231,6 +238,7 @@ def written(rule, verify, source, keep_newest=True):
 
 
 RULES = {"fixed": stopping.fixed(1), "confidence": stopping.confidence(0.6), "entropy": stopping.entropy(0.8),
+         "likelihood": stopping.likelihood(0.3),
          "acceptance": stopping.acceptance(0.4)}
 
 

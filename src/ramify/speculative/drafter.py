@@ -108,12 +108,12 @@ class ChainDrafter:
             seen = look([(asks[at], [tuple(paths[at])]) for at in growing])
             p_RV, hidden_RD = (torch.cat(rows) for rows in zip(*seen, strict=True))
             tokens = self._draw(asks, growing, paths, p_RV, draws)
-            chances = self._acceptance(hidden_RD, tokens)
-            for at, token, p_V, chance in zip(growing, tokens, p_RV, chances, strict=True):
+            foreseen = self._acceptance(p_RV, hidden_RD, tokens)
+            for at, token, p_V, acceptance in zip(growing, tokens, p_RV, foreseen, strict=True):
                 paths[at].append(token)
                 drawn[at].append(p_V)
                 if self.stop:
-                    steps[at].append(step_of(p_V, token, chance))
+                    steps[at].append(step_of(p_V, token, acceptance))
             growing = [at for at in growing if len(paths[at]) < asks[at].most and paths[at][-1] not in asks[at].ends
                        and not (self.stop and self.stop(steps[at]))]
         if self.coupled:  # the target's own draws decide, whatever the drafts were drawn from
@@ -127,12 +127,13 @@ class ChainDrafter:
             return draws.guess(p_RV, keys)
         return draws.categorical(p_RV, [asks[at].key.part(len(paths[at])) for at in growing])
 
-    def _acceptance(self, hidden_RD: Tensor, tokens: list[int]) -> list[float]:
+    def _acceptance(self, p_RV: Tensor, hidden_RD: Tensor, tokens: list[int]) -> list[float]:
         """What the head says of each token; 1 without one."""
         if self.head is None:
             return [1.0] * len(tokens)
-        embedded_RD = self.model.decoder.embed(torch.tensor(tokens, device=hidden_RD.device))
-        found: list[float] = self.head(hidden_RD, embedded_RD).sigmoid().tolist()
+        token_R = torch.tensor(tokens, device=hidden_RD.device)
+        chance_R = p_RV.gather(1, token_R[:, None])[:, 0]
+        found: list[float] = self.head(hidden_RD, self.model.decoder.embed(token_R), chance_R).sigmoid().tolist()
         return found
 
 

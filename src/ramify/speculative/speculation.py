@@ -14,7 +14,7 @@ from ramify.sampling.draws import Draws, Key
 from ramify.speculative.drafter import ChainDrafter, Drafter, LookupDrafter, MixedDrafter, SuffixDrafter
 from ramify.speculative.pace import FixedPace, MeasuredPace, Pace
 from ramify.speculative.proposal import Proposal
-from ramify.speculative.stopping import Rule, acceptance, confidence, entropy
+from ramify.speculative.stopping import Rule, acceptance, confidence, entropy, likelihood
 from ramify.speculative.tree_drafter import TreeDrafter
 from ramify.speculative.verify import (
     Verdict,
@@ -47,7 +47,7 @@ VERIFIERS: dict[str, Verify] = {
 CHAINS = ("token", "block", "lossy")  # verifiers that take no tree
 LOOKUPS: dict[str, Callable[[], Drafter]] = {"ngram": LookupDrafter, "suffix": SuffixDrafter}
 STOPS: dict[str, Callable[[float], Rule]] = {
-    "confidence": confidence, "entropy": entropy, "acceptance": acceptance}
+    "confidence": confidence, "entropy": entropy, "likelihood": likelihood, "acceptance": acceptance}
 
 
 @dataclass(slots=True, eq=False)
@@ -159,5 +159,5 @@ def _stop(text: str) -> Rule | None:
     try:
         return STOPS[name](float(number))
     except (KeyError, ValueError):
-        needed = 'draft_stop such as "confidence:0.4", "entropy:1.5" or "acceptance:0.3"'
+        needed = 'draft_stop such as "likelihood:0.4", "confidence:0.4", "entropy:1.5" or "acceptance:0.3"'
         raise OptionError(needed, repr(text), "write it so") from None

@@ -68,6 +68,15 @@ def entropy(threshold: float) -> Rule:
     return lambda steps: bool(steps) and steps[-1].entropy > threshold
 
 
+def likelihood(threshold: float = 0.4) -> Rule:
+    """Stop once the probability of the whole path under the draft is below `threshold`; 0 never stops.
+
+    It needs no head, and where the draft is good it foresees refusals about as well as one.
+    """
+    _need_share("likelihood", threshold)
+    return lambda steps: math.prod(step.chance for step in steps) < threshold
+
+
 def acceptance(threshold: float = 0.3) -> Rule:
     """Stop once the chance that some token will be rejected, 1 - product of acceptances, is above `threshold`.
 

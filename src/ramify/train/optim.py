@@ -58,7 +58,7 @@ def make_optimisers(model: nn.Module, *, matrix_lr: float, other_lr: float) -> l
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
-        (matrices if ".layers." in name and weight.ndim == 2 else others).append(weight)
+        (matrices if "layers." in name and weight.ndim == 2 else others).append(weight)
     optimisers: list[torch.optim.Optimizer] = [
         Muon(matrices, lr=matrix_lr),
         torch.optim.AdamW(others, lr=other_lr, betas=(0.9, 0.95), weight_decay=0.0),
