@@ -129,7 +129,7 @@ def test_nothing_behind_an_answers_end_counts(path, committed, rejections, told,
     speculation = Speculation(ChainDrafter(tabular_model(3, 2)), None, Noted(3))
     TOLD.clear()
     speculation.note(chain([0, 1, 0], torch.full((3, 3), 1 / 3)), Verdict(path, 0, rejections), committed)
-    assert (speculation.accepted, speculation.rejections) == counts and TOLD == [told]
+    assert (speculation.accepted, speculation.rejections) == counts and [told] == TOLD
     assert speculation.drafted == 3 and speculation.committed == committed
 
 
