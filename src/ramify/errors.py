@@ -7,9 +7,9 @@ RamifyError
 │   ├── ModelError     a model folder that is missing, damaged, unsupported or does not fit
 │   ├── RewardError    a reward that cannot score what it was given
 │   ├── BackendError   a backend that lacks what a method needs
-│   └── DataError      a bad line in a data file
-├── CapacityError      a request that cannot fit the memory it was given
-└── StorageError       results that could not be written
+│   ├── DataError      a bad line in a data file
+│   └── StorageError   results that could not be written
+└── CapacityError      a request that cannot fit the memory it was given
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class DataError(UserError):
     """A bad line in a data file."""
 
 
+class StorageError(UserError):
+    """Results that could not be written where the caller wants them."""
+
+
 class CapacityError(RamifyError):
     """A request that cannot fit the memory it was given."""
-
-
-class StorageError(RamifyError):
-    """Results that could not be written."""

@@ -131,7 +131,7 @@ def view_into(where, trace):
 
 def test_a_full_stdout_is_one_line(two_requests):
     done = view_into("> /dev/full", two_requests)
-    assert done.returncode == 1 and done.stderr.startswith("error: needed room to write standard output")
+    assert done.returncode == 2 and done.stderr.startswith("error: needed room to write standard output")
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -148,7 +148,7 @@ def test_a_full_disk_keeps_whole_results(generate, tmp_path, disk_of):
     out.unlink()
     with disk_of(size):
         code, _, err = generate("--prompts", prompts, "--out", out)
-    assert code == 1 and "needed room and permission to write" in err and "is kept" in err
+    assert code == 2 and "needed room and permission to write" in err and "is kept" in err
     assert 0 < len(ids(out)) < 8
     assert generate("--prompts", prompts, "--out", out)[0] == 0 and len(set(ids(out))) == len(ids(out)) == 8
 
