@@ -31,6 +31,8 @@ MOST = 256  # nodes of a tree
 class TreeDrafter:
     """Trees of one shape, cut to the depth worth drafting. One draft forward per level for all.
 
+    Equal if model and shape are, so that requests are drafted together.
+
     Args:
         model: the draft model.
         shape: as in `SpeculationParams.tree`.
@@ -41,7 +43,14 @@ class TreeDrafter:
 
     def __init__(self, model: Model, shape: str) -> None:
         self.model: Model | None = model
+        self.shape = shape
         self._grow, self.depth, self._nodes = parse_shape(shape)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TreeDrafter) and (self.model, self.shape) == (other.model, other.shape)
+
+    def __hash__(self) -> int:
+        return hash((id(self.model), self.shape))
 
     def nodes(self, most: int) -> int:
         """See `Drafter`."""
