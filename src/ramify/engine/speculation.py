@@ -139,7 +139,7 @@ class _Branch:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.base = 0  # of the drafted part, in the draft's context
+        self.base = len(job.context.ids)  # of the drafted part, in the draft's context
         self.paths: list[Path] = []
 
     def tree(self, paths: Sequence[Path]) -> Tree | None:
