@@ -11,6 +11,7 @@ from safetensors import safe_open
 from ramify.minis import recipe
 from ramify.minis.problems import problem_stream
 from ramify.minis.tokenizer import train_tokenizer
+from ramify.models import load_model
 from ramify.train.data import Row, buckets
 from ramify.train.reward import Judged
 
@@ -65,7 +66,8 @@ def test_all_stages_in_miniature(tmp_path, monkeypatch):
     tiny = recipe.Size(hidden=32, inner=32, layers=1, heads=2, kv_heads=1)
     for name in ("TARGET", "SMALL", "DRAFT"):
         monkeypatch.setattr(recipe, name, tiny)
-    for name in ("TARGET_LOOP", "SMALL_LOOP", "DRAFT_SFT_LOOP", "DRAFT_LOOP", "REWARD_LOOP", "DPO_LOOP"):
+    for name in ("TARGET_LOOP", "SMALL_LOOP", "DRAFT_SFT_LOOP", "DRAFT_LOOP", "DRAFT_SHARPEN_LOOP", "HEAD_LOOP",
+                 "REWARD_LOOP", "DPO_LOOP"):
         monkeypatch.setattr(recipe, name, replace(getattr(recipe, name), steps=2))
     monkeypatch.setattr(recipe, "TOKENS_A_STEP", 1000)
     monkeypatch.setattr(recipe, "SMALL_TOKENS", 1000)
@@ -81,6 +83,7 @@ def test_all_stages_in_miniature(tmp_path, monkeypatch):
         assert (folder / "tokenizer.json").exists() and config["pad_token_id"] != config["eos_token_id"]
         with safe_open(folder / "model.safetensors", "pt") as file:
             assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}  # noqa: SIM118
+    assert load_model(place.weights / "mini-math-draft").acceptance is not None
 
 
 def test_a_row_is_prompt_then_answer(tokenizer):

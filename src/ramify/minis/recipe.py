@@ -34,6 +34,8 @@ from ramify.minis.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )  # fmt: skip
+from ramify.models import AcceptanceHead
+from ramify.train.acceptance import save_acceptance, train_acceptance
 from ramify.train.data import Row, buckets
 from ramify.train.distill import train_draft
 from ramify.train.dpo import Pair, answer_logprobs, train_dpo
@@ -73,13 +75,14 @@ SMALL_LOOP = LoopConfig(steps=1000)
 DRAFT_SFT_LOOP = LoopConfig(steps=900, decay=0.1)
 DRAFT_LOOP = LoopConfig(steps=200, matrix_lr=0.01, other_lr=0.0015, decay=0.7)
 DRAFT_SHARPEN_LOOP = LoopConfig(steps=150, matrix_lr=0.004, other_lr=0.0006, decay=0.7)
-HEAD_LOOP = LoopConfig(steps=400, matrix_lr=0.01, other_lr=0.002, decay=0.7)
+HEAD_LOOP = LoopConfig(steps=120, matrix_lr=0.01, other_lr=0.003, decay=0.7)
 REWARD_LOOP = LoopConfig(steps=6000, matrix_lr=0.006, decay=0.5)
 DPO_LOOP = LoopConfig(steps=140, matrix_lr=0.0005, other_lr=0.00005, decay=0.7)
 
 TOKENS_A_STEP = 6000  # padded tokens, target and reward
 SMALL_TOKENS = 4000  # draft, reference
 JUDGE_TOKENS = 2000  # the reward model's new layers
+HEAD_TOKENS, HEAD_LAYERS = 2000, 3
 JUDGING_LAYERS = 2
 SLIP_RATES = (0.05, 0.1, 0.2)  # shares of digits and signs that are redrawn to show the judge mistakes
 EASY_STEPS = 120  # at first, problems of one or two lines only
@@ -275,6 +278,22 @@ def train_draft_model(place: Place) -> None:
     train_draft(draft, target, lambda step: batches(first + step), DRAFT_SHARPEN_LOOP, place.out / "draft-sharp",
                 loss="tvd++")  # fmt: skip
     publish(place, draft, "mini-math-draft")
+    train_head(place, target)
+
+
+def train_head(place: Place, target: Trunk) -> None:
+    """The acceptance head of the draft as it was published, its weights rounded.
+
+    Both sides weigh the same: its chances were then closer, and drafts that it stopped cheaper, than with 6 to 1.
+    """
+    folder = place.weights / "mini-math-draft"
+    torch.manual_seed(0)
+    head = AcceptanceHead(DRAFT.hidden, HEAD_LAYERS)
+    batches = epochs(target_samples(place), HEAD_TOKENS)
+    train_acceptance(head, load_policy(folder), target, batches, HEAD_LOOP, place.out / "draft-head", reject_weight=1.0)
+    if worker()[0] == 0:
+        save_acceptance(head, folder)
+    wait_for_all()
 
 
 def train_reference(place: Place) -> None:
