@@ -210,7 +210,7 @@ def fake(seconds, tokens, **block):
     return Run(seconds, [answer], [(2, 1)])
 
 
-def test_speed_is_a_ratio_of_median_seconds_per_token():
+def test_speed_is_the_median_ratio_of_seconds_per_token():
     """One slow run of three moves nothing; different numbers of tokens are made even."""
     block = {"num_draft_tokens": 2, "num_accepted_draft_tokens": 1, "num_rejections": 1, "num_verifications": 1,
              "mean_acceptance_length": 2.0}

@@ -18,7 +18,8 @@ CHAINS = ("token", "block", "coupled", "greedy", "recursive", "traversal", "k_se
 
 def summary(runs: Mapping[Cell, list[Run]], watch: Stopwatch, readings: list[Reading], rows: int,
             max_tokens: int) -> Row:
-    """The report. Lists hold one entry per position, per run or per size of a step; seconds are medians.
+    """The report. Lists hold one entry per position, per run or per size of a step; seconds are medians, and a
+    speed-up is the median over turns of plain over drafted seconds per token.
 
     text: what both models say of text the target wrote, None for drafts that are looked up. costs: seconds of steps.
     cells: per way to draft, measured and expected. best: the fixed length or tree with the greatest expected
@@ -27,7 +28,7 @@ def summary(runs: Mapping[Cell, list[Run]], watch: Stopwatch, readings: list[Rea
     text = _text(readings) if readings else None
     costs = _costs(watch, rows)
     pace = _pace(runs[PLAIN])
-    cells = [_cell(cell, some, pace, text, costs, readings, rows, max_tokens) for cell, some in runs.items()
+    cells = [_cell(cell, some, runs[PLAIN], text, costs, readings, rows, max_tokens) for cell, some in runs.items()
              if cell is not PLAIN]
     plain = {"tokens": sum(run.tokens for run in runs[PLAIN]), "seconds_per_token": pace,
              "seconds": [run.seconds for run in runs[PLAIN]]}
@@ -56,8 +57,8 @@ def _pace(runs: list[Run]) -> float:
     return median(run.seconds / run.tokens for run in runs)
 
 
-def _cell(cell: Cell, runs: list[Run], plain: float, text: Row | None, costs: Row, readings: list[Reading], rows: int,
-          max_tokens: int) -> Row:
+def _cell(cell: Cell, runs: list[Run], plain: list[Run], text: Row | None, costs: Row, readings: list[Reading],
+          rows: int, max_tokens: int) -> Row:
     blocks = [result.speculative for run in runs for result in run.results]
     counts = {name: sum(block.get(name, 0) for block in blocks)
               for name in ("num_draft_tokens", "num_accepted_draft_tokens", "num_rejections", "num_verifications")}
@@ -72,7 +73,9 @@ def _cell(cell: Cell, runs: list[Run], plain: float, text: Row | None, costs: Ro
         "acceptance_by_position": None if cell.tree else by_position(verified),
         "mean_drafted": sum(drafted for drafted, _ in verified) / len(verified) if verified else 0.0,
         "rejections_per_100_tokens": 100 * counts["num_rejections"] / tokens,
-        "seconds": [run.seconds for run in runs], "seconds_per_token": _pace(runs), "speedup": plain / _pace(runs)}
+        "seconds": [run.seconds for run in runs], "seconds_per_token": _pace(runs),
+        # A machine gets slower and faster as others use it: each run is held against the plain one of its own turn.
+        "speedup": median(_pace([other]) / _pace([run]) for other, run in zip(plain, runs, strict=True))}
     return row | _expected(cell, text, costs, readings, rows, max_tokens)
 
 
