@@ -93,8 +93,8 @@ def _heading(console: Console, number: int, problem: Problem, *, quiet: bool) ->
     table.add_column("method", min_width=max(map(len, METHODS)))
     for heading in ("answer", "", "reward"):
         table.add_column(heading, max_width=20)
-    table.add_column("forward tokens", justify="right")
-    table.add_column("FLOPs", justify="right")
+    for heading in ("tokens read", "by the reward", "FLOPs"):
+        table.add_column(heading, justify="right")
     return table
 
 
@@ -103,7 +103,7 @@ def _add(table: Table, row: dict[str, Any]) -> None:
     mark = Text("correct", "green") if row["correct"] else Text("wrong", "red")
     last = (row["text"].splitlines() or [""])[-1]
     table.add_row(row["method"], Text(last, no_wrap=True, overflow="ellipsis"), mark, reward,
-                  " + ".join(f"{count} {role}" for role, count in row["forward_tokens"].items()), f"{row['flops']:.2e}")
+                  *(str(row["forward_tokens"].get(role, "")) for role in ("target", "reward")), f"{row['flops']:.1e}")
 
 
 def _conclude(console: Console, rows: list[dict[str, Any]]) -> None:
