@@ -67,7 +67,7 @@ class SamplingParams:
 
 
 Verifier = Literal["auto", "token", "block", "recursive", "k_sequential", "traversal", "coupled", "greedy", "lossy",
-                   "typical"]
+                   "typical", "trusted"]
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -78,13 +78,15 @@ class SpeculationParams:
         draft_length: tokens drafted ahead; 0 drafts none; None picks the length, 0 included, at every step from
             measured costs and acceptance.
         verifier: "auto" is "coupled" where draft_length is None (the text is then that of plain decoding, token for
-            token, whatever the length), else "block" for chains and "traversal" for trees. "lossy" and "typical"
-            change the law.
+            token, whatever the length), else "block" for chains and "traversal" for trees. "lossy", "typical" and
+            "trusted" change the law; "trusted" lets all stand and goes with draft_stop="mean:...".
         tree: "" drafts a chain. "3x2x1" branches so often at each depth, without replacement; "iid:3x2x1" with;
             "beam:4x5" is a stochastic beam of width 4 and depth 5; "likely:8x5" the most likely paths.
         draft_stop: "" or a rule that ends a draft early, from the draft alone: "likelihood:0.4" where all of it has a
             lower probability, "confidence:0.4" where no next token had that one, "entropy:1.5" above so many nats,
             "acceptance:0.3" where its acceptance head sees a larger chance that some token will be rejected.
+            "mean:1.2" is entropy-adaptive decoding: no rule of drafts, but of who writes. The draft model does where
+            the mean of its last entropies is at most so many nats, the target elsewhere.
         lenience: of "lossy": accepts with min(1, q / (lenience p)).
 
     Raises:

@@ -24,6 +24,7 @@ KINDS = {
     "chain": (MODEL, {"draft_length": 3}),
     "measured": (MODEL, {}),
     "stopped": (MODEL, {"draft_length": 4, "draft_stop": "confidence:0.4"}),
+    "switched": (MODEL, {"draft_length": 4, "draft_stop": "mean:1.0"}),
     "`2x2`": (MODEL, {"tree": "2x2"}),
     "`iid:2x2`": (MODEL, {"tree": "iid:2x2"}),
     "`beam:2x3`": (MODEL, {"tree": "beam:2x3"}),
@@ -47,14 +48,16 @@ REFUSED = [
     (MODEL, {"verifier": "block", "lenience": 0.5, "draft_length": 4}),
     (MODEL, {"verifier": "lossy", "lenience": 0.5}), (MODEL, {"verifier": "typical"}),
     (MODEL, {"draft_length": 4, "tree": "2x2"}), (MODEL, {"draft_stop": "confidence:0.4", "tree": "2x2"}),
-    (MODEL, {"draft_stop": "acceptance:0.3"}),
+    (MODEL, {"draft_stop": "acceptance:0.3"}), (MODEL, {"verifier": "trusted", "draft_length": 4}),
+    (MODEL, {"draft_stop": "mean:1.0", "draft_length": 4}),
     (Draft(None, "ngram"), {"draft_stop": "confidence:0.4"}), (Draft(None, "ngram"), {"tree": "2x2"}),
     (Draft(None, "suffix"), {"tree": "2x2"}), (Draft(DRAFT, "suffix"), {"tree": "2x2"}),
 ]
 # and options that mean nothing
 NONSENSE = [
     {"verifier": "exact"}, {"draft_length": 100}, {"draft_length": -1}, {"verifier": "lossy", "lenience": 0.0},
-    {"draft_stop": "doubt:0.4"}, {"draft_stop": "confidence:2"}, {"draft_stop": "entropy"}, {"tree": "2x"},
+    {"draft_stop": "doubt:0.4"}, {"draft_stop": "confidence:2"}, {"draft_stop": "entropy"},
+    {"draft_stop": "mean:x", "verifier": "trusted", "draft_length": 4}, {"tree": "2x"},
     {"tree": "0x2"}, {"tree": "9x9x9"}, {"tree": "beam:2"},
 ]
 
@@ -72,7 +75,7 @@ def cell(verifier, kind):
     try:
         make(draft, options, temperature=0.0 if verifier == "greedy" else 1.0)
     except OptionError as error:
-        return options, str(error)
+        return options, f"needed {error.needed}; {error.do}"
     return options, None
 
 
@@ -83,7 +86,7 @@ def promise(verifier):
     """What an accepted combination keeps."""
     if verifier in LOSSY:
         return "lossy"
-    return {"coupled": "text", "greedy": "text at 0"}.get(verifier, "law")
+    return {"coupled": "text", "greedy": "text at 0", "trusted": "mixture"}.get(verifier, "law")
 
 
 def page():
@@ -136,9 +139,11 @@ stop strings, `ignore_eos` and `max_tokens`. What an accepted combination keeps:
 - **text**: the text of plain decoding, token for token, for every seed.
 - **text at 0**: the same, at temperature 0 only.
 - **lossy**: the law changes; at temperature 0 the text does not. `ramify verify --draft table` tells by how much.
+- **mixture**: lossy at every temperature: the draft model writes where it is sure, the target elsewhere.
 
 The columns are what is drafted. *chain*: `draft_length=3`; *measured*: no length given, it is chosen at every step;
-*stopped*: a chain with `draft_stop`; then the shapes of `tree`, and the drafts that need no model or add one.
+*stopped*: a chain with `draft_stop`; *switched*: `draft_stop=mean:1.0`, entropy-adaptive decoding; then the shapes
+of `tree`, and the drafts that need no model or add one.
 Without a verifier (`auto`) a measured length takes `coupled`, a given one `block`, and a tree `traversal`.
 Where a cell says *law*, a text repeats with its seed except in two columns: measured lengths depend on the machine's
 times, and under memory pressure or with siblings to look up a draft may be another one. `coupled` is immune.

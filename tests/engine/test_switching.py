@@ -10,7 +10,7 @@ from ramify.errors import OptionError
 from ramify.exact import distance, output_law, policy_law, tabular_model
 from ramify.speculative import Draft, Speculation, speculate
 from ramify.speculative.pace import FixedPace
-from ramify.speculative.switching import SwitchDrafter, verify_trusted
+from ramify.speculative.switching import DWELL, WINDOW, SwitchDrafter, verify_trusted
 from ramify.types import SamplingParams, SpeculationParams
 
 MODEL, DRAFT, TOKENS = tabular_model(3, 1), tabular_model(3, 2, zeros=0.2), 4
@@ -60,6 +60,13 @@ def test_the_law_is_the_mixture_of_both_models(setting):
     assert distance(law, policy_law(MODEL, "ab", max_tokens=TOKENS)) > 1e-3  # lossy
     other = (setting[0] / 90, *setting[1:])
     assert distance(law, stated_law(*other)) > 1e-3  # the broken twin: another threshold
+
+
+def test_it_is_asked_for_by_name():
+    options = SpeculationParams(verifier="trusted", draft_stop="mean:0.8", draft_length=3)
+    law = output_law(MODEL, "ab", ONE, speculation=lambda: speculate(options, Draft(DRAFT)), max_tokens=TOKENS)
+    assert distance(law, stated_law(0.8, WINDOW, DWELL, 3)) < 1e-9
+    assert distance(law, policy_law(MODEL, "ab", max_tokens=TOKENS)) > 1e-3
 
 
 def test_a_draft_that_is_never_sure_leaves_the_law_alone():

@@ -81,6 +81,14 @@ def test_where_a_loss_is_not_known_it_is_measured():
     assert report.ok and rows[LOSS].predicted is None and rows[LOSS].error > 1e-3
 
 
+def test_a_switch_between_two_models_is_measured():
+    options = {"n": 1, "verifier": "trusted", "draft_stop": "mean:9", "draft_length": 2}
+    report = verify(sample, options, draft="table", length=3, tables=1)
+    rows = {row.check: row for row in report.rows}
+    assert report.ok and rows[LOSS].error > 1e-3
+    assert rows.keys() == ALWAYS - {"temperature 0 gives the text of plain decoding"} | {LOSS}
+
+
 def failed(**options):
     return {row.check for row in verify(sample, {"n": 1, **options}, draft="table", length=4, tables=1).rows
             if not row.ok}

@@ -47,7 +47,8 @@ class Ahead:
     @property
     def coupled(self) -> Ahead:
         """The same drafts, verified so that the text is that of plain decoding."""
-        return replace(self, params=replace(self.params, verifier="coupled", lenience=1.0))
+        stop = "" if self.verifier == "trusted" else self.params.draft_stop
+        return replace(self, params=replace(self.params, verifier="coupled", lenience=1.0, draft_stop=stop))
 
     @property
     def verifier(self) -> str:
@@ -62,7 +63,7 @@ class Ahead:
     @property
     def lossy(self) -> bool:
         """Whether it changes the law."""
-        return self.draft is not None and (self.verifier == "typical" or self.params.lenience < 1)
+        return self.draft is not None and (self.verifier in ("typical", "trusted") or self.params.lenience < 1)
 
 
 PLAIN = Ahead()

@@ -15,6 +15,7 @@ from ramify.speculative.drafter import ChainDrafter, Drafter, LookupDrafter, Mix
 from ramify.speculative.pace import FixedPace, MeasuredPace, Pace
 from ramify.speculative.proposal import Proposal
 from ramify.speculative.stopping import Rule, acceptance, confidence, entropy, likelihood
+from ramify.speculative.switching import SwitchDrafter, verify_trusted
 from ramify.speculative.tree_drafter import TreeDrafter
 from ramify.speculative.verify import (
     Verdict,
@@ -42,12 +43,13 @@ def _coupled(proposal: Proposal, q_NV: Tensor, draws: Draws, key: Key) -> Verdic
 VERIFIERS: dict[str, Verify] = {
     "token": verify_token, "block": verify_block, "recursive": verify_recursive, "k_sequential": verify_k_sequential,
     "traversal": verify_traversal, "coupled": _coupled, "greedy": verify_greedy, "lossy": verify_lossy,
-    "typical": verify_typical,
+    "typical": verify_typical, "trusted": verify_trusted,
 }
-CHAINS = ("token", "block", "lossy")  # verifiers that take no tree
+CHAINS = ("token", "block", "lossy", "trusted")  # verifiers that take no tree
 LOOKUPS: dict[str, Callable[[], Drafter]] = {"ngram": LookupDrafter, "suffix": SuffixDrafter}
 STOPS: dict[str, Callable[[float], Rule]] = {
     "confidence": confidence, "entropy": entropy, "likelihood": likelihood, "acceptance": acceptance}
+RULES = 'draft_stop such as "likelihood:0.4", "confidence:0.4", "entropy:1.5", "acceptance:0.3" or "mean:1.2"'
 
 
 @dataclass(slots=True, eq=False)
@@ -117,7 +119,10 @@ def speculate(params: SpeculationParams, draft: Draft) -> Speculation:
     check(not params.tree or verifier not in CHAINS, "a verifier of trees", verifier, "use traversal or leave out tree")
     check(verifier != "k_sequential" or not params.tree or params.tree.startswith("iid:"),
           "siblings drawn independently for verifier=k_sequential", f"tree={params.tree}", "use iid:2x1 or traversal")
-    lossy = verifier == "typical" or params.lenience < 1
+    check((verifier == "trusted") == params.draft_stop.startswith("mean:"),
+          "verifier=trusted with draft_stop=mean:NATS, and neither without the other",
+          f"verifier={verifier} with draft_stop={params.draft_stop!r}", "give both or neither")
+    lossy = verifier in ("typical", "trusted") or params.lenience < 1
     check(not lossy or bool(params.tree) or params.draft_length is not None, f"a draft_length for verifier={verifier}",
           "a measured one", "give one: with lengths that depend on time so would the law")
     verify = VERIFIERS[verifier]
@@ -143,6 +148,10 @@ def _drafter(params: SpeculationParams, draft: Draft, coupled: bool) -> Drafter:
     if params.tree:
         check(not params.draft_stop, "no draft_stop with a tree", params.draft_stop, "leave one out")
         return TreeDrafter(draft.model, params.tree)
+    if params.verifier == "trusted":
+        check(not draft.lookup, "a draft model alone for verifier=trusted", f"{draft.lookup}+{draft.model.name}",
+              "leave the look-up out")
+        return SwitchDrafter(draft.model, _number(params.draft_stop))
     stop, judged = _stop(params.draft_stop), params.draft_stop.startswith("acceptance:")
     check(not judged or draft.model.acceptance is not None, "a draft with an acceptance head",
           f"{draft.model.name}, which has none", "train one with ramify.train, or stop by confidence")
@@ -155,9 +164,15 @@ def _stop(text: str) -> Rule | None:
     """The rule that "confidence:0.4" names."""
     if not text:
         return None
-    name, _, number = text.partition(":")
+    name = text.partition(":")[0]
+    if name not in STOPS:
+        raise OptionError(RULES, repr(text), "write it so")
+    return STOPS[name](_number(text))
+
+
+def _number(text: str) -> float:
+    """That of "confidence:0.4"."""
     try:
-        return STOPS[name](float(number))
-    except (KeyError, ValueError):
-        needed = 'draft_stop such as "likelihood:0.4", "confidence:0.4", "entropy:1.5" or "acceptance:0.3"'
-        raise OptionError(needed, repr(text), "write it so") from None
+        return float(text.partition(":")[2])
+    except ValueError:
+        raise OptionError(RULES, repr(text), "write it so") from None
