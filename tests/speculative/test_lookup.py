@@ -2,7 +2,7 @@
 
 import random
 from collections import Counter
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -186,9 +186,8 @@ def check_tree(tokens, parents, by_context, nodes):
     best = max(map(weight, by_context), default=0)
     held = [found for found in by_context if weight(found) > best - 1e-9 and set(paths) <= set(found)]
     assert any(sum(found[path] for path in paths) > best - 1e-9 for found in held) or not (paths or best)
-    for found in held[-1:]:
-        ranks = [found[path] for path in paths]
-        assert ranks == sorted(ranks, reverse=True)
+    # Contexts may tie; the tree is ordered by the one it came from.
+    assert not held or any(all(found[a] >= found[b] for a, b in pairwise(paths)) for found in held)
 
 
 @examples
