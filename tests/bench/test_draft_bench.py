@@ -95,7 +95,8 @@ def test_the_report_adds_up(measured):
         assert row["rejections_per_100_tokens"] == 100 * row["num_rejections"] / row["tokens"]
         committed = sum(r.speculative["num_verifications"] * r.speculative.get("mean_acceptance_length", 0)
                         for r in results)
-        assert row["acceptance_length"] == pytest.approx(committed / row["num_verifications"])
+        verified = row["num_verifications"]  # a measured length may be 0 throughout
+        assert row["acceptance_length"] == (pytest.approx(committed / verified) if verified else None)
     json.dumps(report)
 
 
