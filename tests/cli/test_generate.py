@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -119,7 +120,8 @@ def test_ctrl_c_for_real(tmp_path, model, reward):
     prompts, out = write_prompts(tmp_path / "p.jsonl", 2000), tmp_path / "out.jsonl"
     command = [sys.executable, "-c", "from ramify.cli.main import run; run()", "generate", "--model", model,
                "--reward", reward, "--prompts", str(prompts), "--out", str(out), "-n", "16", "--max-tokens", "16"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as process:
         while process.poll() is None and not (out.exists() and out.stat().st_size):
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
