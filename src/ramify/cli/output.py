@@ -12,6 +12,8 @@ from rich.console import Console
 
 from ramify.errors import RamifyError, StorageError
 
+WIDE = 160
+
 
 def say(text: str) -> None:
     """Write a line to standard output.
@@ -37,8 +39,9 @@ def say_json(data: Any) -> None:
 
 
 def screen() -> Console:
-    """The terminal behind standard output."""
-    return Console(highlight=False)
+    """The terminal behind standard output; a file or a pipe has room for wide tables."""
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=WIDE if wide else None)
 
 
 def notes() -> Console:
