@@ -49,5 +49,5 @@ def test_quality_is_near_the_card():
     draft = load_policy(WEIGHTS / "mini-math-draft")
     assert draft_report(draft, target, flat[:40])["tokens_per_call"] > 2.5
     final = [float(scores[-1]) for scores in prefix_scores(load_reward(WEIGHTS / "mini-math-reward"), flat)]
-    assert ranking_accuracy(final, flat) > 0.5  # far from the 0.85 aimed at, as the card says
+    assert ranking_accuracy(final, flat) > 0.75
     assert ranking_accuracy([-score for score in final], flat) < 0.5  # the twin: a reward upside down
