@@ -96,8 +96,7 @@ def test_what_is_no_lie():
 
 
 @pytest.mark.parametrize("rule", [verify_token, verify_block, verify_recursive, verify_traversal, verify_k_sequential,
-                                  verify_greedy, verify_lossy, verify_typical,
-                                  lambda *rest: verify_coupled(*rest, position=0)])
+                                  verify_greedy, verify_lossy, verify_typical, verify_coupled])
 def test_an_empty_proposal_is_one_token_of_the_target(rule):
     q_NV = torch.tensor([[0.0, 0.0, 1.0]])
     for empty in (Proposal([], [], None), chain([], torch.ones(0, 3)), chain([], None, "fixed")):

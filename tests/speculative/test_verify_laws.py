@@ -27,16 +27,12 @@ DENSE, WIDE = Pair(1), sparse(2)
 EXACT = 1e-9
 
 
-def coupled(proposal, q_NV, draws, key):
-    return verify_coupled(proposal, q_NV, draws, key, position=key.position)
-
-
 def unpriced(proposal, q_NV, draws, key):
     return verify_priced(proposal, q_NV, draws, key, reward_NV=torch.rand(q_NV.shape), delta=0.0)
 
 
 @pytest.mark.parametrize("rule", [verify_token, verify_block, verify_recursive, verify_traversal,
-                                  verify_k_sequential, coupled, verify_lossy, unpriced])
+                                  verify_k_sequential, verify_coupled, verify_lossy, unpriced])
 @pytest.mark.parametrize("pair", [DENSE, WIDE, Pair(3, zeros=0)])
 @pytest.mark.parametrize("branching", [(), (1,), (1, 1)])
 def test_a_chain_keeps_the_targets_law(rule, pair, branching):
@@ -48,13 +44,13 @@ def test_a_longer_chain_keeps_it_too(rule):
     assert DENSE.error(rule, "independent", (1, 1, 1)) < EXACT
 
 
-@pytest.mark.parametrize("rule", [verify_recursive, verify_traversal, verify_k_sequential, coupled])
+@pytest.mark.parametrize("rule", [verify_recursive, verify_traversal, verify_k_sequential, verify_coupled])
 @pytest.mark.parametrize(("pair", "branching"), [(DENSE, (2, 1)), (WIDE, (3,)), (Pair(5, 2), (2, 2))])
 def test_independent_siblings(rule, pair, branching):
     assert pair.error(rule, "independent", branching) < EXACT
 
 
-@pytest.mark.parametrize("rule", [verify_recursive, verify_traversal, coupled])
+@pytest.mark.parametrize("rule", [verify_recursive, verify_traversal, verify_coupled])
 @pytest.mark.parametrize("scheme", ["without_replacement", "fixed", "mixed"])
 @pytest.mark.parametrize(("pair", "branching"), [(DENSE, (2, 1)), (DENSE, (2, 2)), (WIDE, (2, 1))])
 def test_other_siblings(rule, scheme, pair, branching):
@@ -189,7 +185,7 @@ def stopped_at_the_first_failure(proposal, q_NV, draws, key):
 
 def sample_and_match_with_a_residual(proposal, q_NV, draws, key):
     """Draws that do not match are dealt with as if they had been rejected."""
-    verdict = coupled(proposal, q_NV, draws, key)
+    verdict = verify_coupled(proposal, q_NV, draws, key)
     if not verdict.rejections:
         return verdict
     end = verdict.path[-1] if verdict.path else -1
@@ -278,7 +274,7 @@ def decode(pair, rule, source, length, stream=7):
     return text[:length]
 
 
-@pytest.mark.parametrize("rule", [*CHAIN_RULES.values(), verify_token, coupled])
+@pytest.mark.parametrize("rule", [*CHAIN_RULES.values(), verify_token, verify_coupled])
 def test_rounds_never_share_a_number(rule):
     """The enumerator raises if two draws of a text have one key."""
     pair = Pair(4, vocabulary=2)
@@ -317,7 +313,7 @@ def test_coupled_text_is_that_of_plain_draws():
             proposal = independent_tree(
                 lambda paths, start=start: DENSE.next_p([(*start, *path) for path in paths]), (2, 1), draws, key)
             shifted = Pair(p=DENSE.p, q=lambda path, start=start: DENSE.q((*start, *path)))
-            verdict = verify_coupled(proposal, shifted.q_NV(proposal).float(), draws, key, position=len(text))
+            verdict = verify_coupled(proposal, shifted.q_NV(proposal).float(), draws, key)
             text += verdict.text(proposal)
             agreed += len(verdict.path)
         assert text[:6] == plain
@@ -327,7 +323,7 @@ def test_coupled_text_is_that_of_plain_draws():
 def test_coupled_with_keys_of_its_own_is_another_text():
     def texts(shift):
         def rule(proposal, q_NV, draws, key):
-            return verify_coupled(proposal, q_NV, draws, key, position=key.position + shift)
+            return verify_coupled(proposal, q_NV, draws, key._replace(position=key.position + shift))
 
         return [decode(DENSE, rule, KeyedDraws(), 6, stream=mix(seed)) for seed in range(5)]
 

@@ -36,10 +36,6 @@ FIXTURE = context_free()
 PAIRS = [Pair(1), sparse(2), Pair(3, zeros=0)]
 
 
-def coupled(proposal, q_NV, draws, key):
-    return verify_coupled(proposal, q_NV, draws, key, position=key.position)
-
-
 @pytest.mark.parametrize(("rule", "scheme", "branching", "accepted"), [
     (verify_token, "independent", (1,), 0.7),
     (verify_token, "independent", (1, 1), 1.19),
@@ -55,8 +51,8 @@ def coupled(proposal, q_NV, draws, key):
     (verify_k_sequential, "independent", (1,), 0.7),
     (verify_k_sequential, "independent", (2,), 0.791355),
     (verify_recursive, "fixed", (1,), 0.2),  # the draft's most likely token
-    (coupled, "independent", (1,), 0.29),
-    (coupled, "independent", (2,), 0.483),
+    (verify_coupled, "independent", (1,), 0.29),
+    (verify_coupled, "independent", (2,), 0.483),
 ])
 def test_the_hand_checked_pair(rule, scheme, branching, accepted):
     assert FIXTURE.accepted(rule, scheme, branching) == pytest.approx(accepted, abs=1e-6)
@@ -167,7 +163,8 @@ def plain_text(pair, length):
     return text
 
 
-@pytest.mark.parametrize("rule", [verify_recursive, verify_traversal, verify_k_sequential, coupled, verify_greedy])
+@pytest.mark.parametrize("rule", [verify_recursive, verify_traversal, verify_k_sequential, verify_coupled,
+                                  verify_greedy])
 @pytest.mark.parametrize("seed", range(4))
 def test_every_rule_is_greedy_at_temperature_zero(rule, seed):
     """One-hot rows of the target leave no chance: all rules give the same text, up to where they stop."""
@@ -181,8 +178,8 @@ def test_every_rule_is_greedy_at_temperature_zero(rule, seed):
 
 # Numerics.
 
-RULES = [verify_token, verify_block, verify_recursive, verify_traversal, verify_k_sequential, coupled, verify_greedy,
-         verify_lossy]
+RULES = [verify_token, verify_block, verify_recursive, verify_traversal, verify_k_sequential, verify_coupled,
+         verify_greedy, verify_lossy]
 
 
 def large(seed, scale, vocabulary=50_000):

@@ -17,22 +17,27 @@ class StepCosts:
 
     def __init__(self) -> None:
         self._seen: dict[Runner, dict[int, deque[float]]] = defaultdict(dict)
+        self._tables: dict[Runner, dict[int, float]] = {}  # a pace asks for many lengths between two steps
 
     def note(self, runner: Runner, ids: int, seconds: float) -> None:
         """A step took so long."""
         self._seen[runner].setdefault(_size(ids), deque(maxlen=KEPT)).append(seconds)
+        self._tables.pop(runner, None)
 
     def table(self, runner: Runner) -> dict[int, float]:
         """{ids: median seconds} of the sizes that were seen, ascending; none above that of a larger size.
 
         A step is not faster for reading more: where it was, the smaller size was measured at a bad moment.
         """
+        if runner in self._tables:
+            return self._tables[runner]
         table: dict[int, float] = {}
         least = float("inf")
         for size, seconds in sorted(self._seen[runner].items(), reverse=True):
             least = min(least, median(seconds))
             table[size] = least
-        return dict(sorted(table.items()))
+        self._tables[runner] = dict(sorted(table.items()))
+        return self._tables[runner]
 
     def seconds(self, runner: Runner, ids: int) -> float | None:
         """What a step of so many ids takes: between sizes that were seen on a straight line; beyond the largest on

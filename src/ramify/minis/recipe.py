@@ -305,10 +305,10 @@ def train_reference(place: Place) -> None:
 
 def train_dpo_policy(place: Place) -> None:
     reference = load_policy(place.weights / "mini-math-ref")
-    pairs = preference_pairs(target_samples(place), most=3)[: 64 * (DPO_LOOP.steps + 1)]
+    size = 64
+    pairs = preference_pairs(target_samples(place), most=3)[: size * (DPO_LOOP.steps + 1)]
     pairs = with_reference(reference, pairs)
     policy = load_policy(place.weights / "mini-math-ref")
-    size = 64
 
     def batch(step: int) -> Sequence[Pair]:
         first = step * size % (len(pairs) - size)

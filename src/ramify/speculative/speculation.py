@@ -34,15 +34,9 @@ if TYPE_CHECKING:
 
 Verify = Callable[[Proposal, Tensor, Draws, Key], Verdict]
 
-
-
-def _coupled(proposal: Proposal, q_NV: Tensor, draws: Draws, key: Key) -> Verdict:
-    return verify_coupled(proposal, q_NV, draws, key, position=key.position)
-
-
 VERIFIERS: dict[str, Verify] = {
     "token": verify_token, "block": verify_block, "recursive": verify_recursive, "k_sequential": verify_k_sequential,
-    "traversal": verify_traversal, "coupled": _coupled, "greedy": verify_greedy, "lossy": verify_lossy,
+    "traversal": verify_traversal, "coupled": verify_coupled, "greedy": verify_greedy, "lossy": verify_lossy,
     "typical": verify_typical, "trusted": verify_trusted,
 }
 CHAINS = ("token", "block", "lossy", "trusted")  # verifiers that take no tree
@@ -74,13 +68,13 @@ class Speculation:
 
         Where the answer ended among the drafted tokens, what was drafted behind its end says nothing.
         """
-        ended = committed <= len(verdict.path)
+        ended, accepted = committed <= len(verdict.path), min(len(verdict.path), committed)
         self.drafted += len(proposal)
-        self.accepted += min(len(verdict.path), committed)
+        self.accepted += accepted
         self.rejections += 0 if ended else verdict.rejections
         self.verified += 1
         self.committed += committed
-        self.pace.observe(committed if ended else max(proposal.depths), min(len(verdict.path), committed))
+        self.pace.observe(committed if ended else max(proposal.depths), accepted)
 
     def to_dict(self) -> dict[str, Any]:
         """The `speculative` block of a result."""

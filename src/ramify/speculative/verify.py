@@ -106,20 +106,18 @@ def verify_k_sequential(proposal: Proposal, q_NV: Tensor, draws: Draws, key: Key
     return descend(level, proposal, q_NV, draws, key)
 
 
-def verify_coupled(proposal: Proposal, q_NV: Tensor, draws: Draws, key: Key, *, position: int) -> Verdict:
+def verify_coupled(proposal: Proposal, q_NV: Tensor, draws: Draws, key: Key) -> Verdict:
     """The target draws every token itself, with the keys of plain decoding; drafted tokens that agree save the wait.
 
-    Lossless whatever the draft did, and the text is that of plain decoding token for token. It keeps less than the
-    others: sum q p of a single token, for their sum min(p, q).
-
-    Args:
-        position: that of the first drafted token; plain decoding draws it under Key(key.stream, position).
+    Plain decoding draws the first of them under Key(key.stream, key.position), so the text is its text, token for
+    token, whatever the draft did. Of drafts that were drawn independently it keeps less than the others, sum q p of a
+    single token for their sum min(p, q); `Draws.guess` drafts with the same random numbers.
     """
     require_rows(proposal, q_NV)
 
     def pick(node: int, depth: int) -> int:
         # The row as it came: plain decoding draws from the same numbers.
-        [token] = draws.categorical(q_NV[node + 1][None], [Key(key.stream, position + depth, TOKEN)])
+        [token] = draws.categorical(q_NV[node + 1][None], [Key(key.stream, key.position + depth, TOKEN)])
         return token
 
     return _follow(proposal, pick)
