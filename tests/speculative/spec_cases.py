@@ -13,10 +13,36 @@ from ramify.exact import distance, enumerate_law
 from ramify.exact.tabular import random_table
 from ramify.sampling.draws import Key
 from ramify.speculative import Proposal, verify_block, verify_k_sequential, verify_recursive, verify_traversal
-from ramify.speculative.trees import independent_tree, likely_tree, without_replacement_tree
+from ramify.speculative.trees import grow_beam, grow_independent, grow_likely, grow_without_replacement
 
 KEY = Key(7, 3)
 FIXTURE_P, FIXTURE_Q = (0.5, 0.3, 0.2), (0.2, 0.3, 0.5)
+
+
+def drafted(growth, next_p):
+    """The tree that a `grow_` generator grows when `next_p(paths)` answers it, p_RV for the R paths of a level."""
+    rows = None
+    try:
+        while True:
+            rows = next_p(growth.send(rows))
+    except StopIteration as stop:
+        return stop.value
+
+
+def independent_tree(next_p, branching, draws, key):
+    return drafted(grow_independent(branching, draws, key), next_p)
+
+
+def without_replacement_tree(next_p, branching, draws, key):
+    return drafted(grow_without_replacement(branching, draws, key), next_p)
+
+
+def stochastic_beam(next_p, width, depth, noise):
+    return drafted(grow_beam(width, depth, noise), next_p)
+
+
+def likely_tree(next_p, width, depth, size):
+    return drafted(grow_likely(width, depth, size), next_p)
 
 
 class Pair:
@@ -32,10 +58,7 @@ class Pair:
 
     def q_NV(self, proposal):
         """The target's rows of the root and of every node."""
-        paths = [()]
-        for parent, token in zip(proposal.parents, proposal.tokens, strict=True):
-            paths.append((*paths[parent + 1], token))
-        return torch.tensor([self.q(path) for path in paths], dtype=torch.float64)
+        return torch.tensor([self.q(path) for path in [(), *proposal.paths]], dtype=torch.float64)
 
     def mixed(self, branching, source, key):
         """The root's children are fixed, those below are drawn; the first fixed child has none."""

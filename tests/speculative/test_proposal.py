@@ -29,10 +29,11 @@ def tree(scheme="independent", p_NV=P_NV, **more):
     return Proposal([1, 0, 2, 3], [-1, -1, 1, 1], p_NV, scheme, **more)
 
 
-def test_a_tree_knows_its_children_and_depths():
+def test_a_tree_knows_its_children_paths_and_depths():
     proposal = tree()
     assert len(proposal) == 4
     assert [proposal.children(node) for node in range(-1, 4)] == [[0, 1], [], [2, 3], [], []]
+    assert proposal.paths == [(1,), (0,), (0, 2), (0, 3)]
     assert proposal.depths == [1, 1, 2, 2]
     assert not proposal.is_chain
 
@@ -40,6 +41,7 @@ def test_a_tree_knows_its_children_and_depths():
 def test_a_chain_is_a_tree_without_siblings():
     proposal = chain([1, 0, 2], P_NV)
     assert proposal.parents == [-1, 0, 1]
+    assert proposal.paths == [(1,), (1, 0), (1, 0, 2)]
     assert proposal.depths == [1, 2, 3]
     assert proposal.is_chain
     assert [proposal.children(node) for node in range(-1, 3)] == [[0], [1], [2], []]

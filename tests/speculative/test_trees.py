@@ -5,7 +5,15 @@ from collections import Counter, defaultdict
 
 import pytest
 import torch
-from spec_cases import KEY, Pair, sparse
+from spec_cases import (
+    KEY,
+    Pair,
+    independent_tree,
+    likely_tree,
+    sparse,
+    stochastic_beam,
+    without_replacement_tree,
+)
 
 from ramify.errors import OptionError
 from ramify.exact import chi_square, distance, enumerate_law
@@ -18,10 +26,6 @@ from ramify.speculative.trees import (
     grow_likely,
     grow_without_replacement,
     gumbel,
-    independent_tree,
-    likely_tree,
-    stochastic_beam,
-    without_replacement_tree,
 )
 
 PAIR = Pair(3, zeros=0)
@@ -41,10 +45,7 @@ class Counted:
 
 def paths_of(proposal):
     """Paths of the root and of every node."""
-    paths = [()]
-    for parent, token in zip(proposal.parents, proposal.tokens, strict=True):
-        paths.append((*paths[parent + 1], token))
-    return paths
+    return [(), *proposal.paths]
 
 
 def grow(name, next_p, draws=None, key=KEY):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from spec_cases import CHAIN_RULES, KEY, TREE_RULES, Pair, sparse
+from spec_cases import CHAIN_RULES, KEY, TREE_RULES, Pair, independent_tree, sparse
 
 from ramify.exact import chi_square, enumerate_law
 from ramify.sampling.draws import ACCEPT, Key, KeyedDraws, mix
@@ -21,7 +21,6 @@ from ramify.speculative import (
 from ramify.speculative import verify as top_down
 from ramify.speculative import verify_joint as joint
 from ramify.speculative.residual import leftover
-from ramify.speculative.trees import independent_tree
 
 DENSE, WIDE = Pair(1), sparse(2)
 EXACT = 1e-9

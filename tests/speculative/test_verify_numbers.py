@@ -9,6 +9,7 @@ from spec_cases import (
     Pair,
     block_length,
     context_free,
+    independent_tree,
     overlap,
     recursive_length,
     sparse,
@@ -30,7 +31,6 @@ from ramify.speculative import (
     verify_traversal,
 )
 from ramify.speculative.residual import k_sequential_leftover, k_sequential_rho, leftover
-from ramify.speculative.trees import independent_tree
 
 FIXTURE = context_free()
 PAIRS = [Pair(1), sparse(2), Pair(3, zeros=0)]

@@ -19,9 +19,9 @@ from ramify.engine.growth import commit
 from ramify.engine.jobs import Job
 from ramify.sampling.draws import ACCEPT, Draws, Key
 from ramify.sampling.transforms import has_penalties, probabilities
-from ramify.speculative.drafter import Ask, Drafter, Path, Seen
+from ramify.speculative.drafter import Ask, Drafter, Seen
 from ramify.speculative.pace import Pace
-from ramify.speculative.proposal import Proposal
+from ramify.speculative.proposal import Path, Proposal
 from ramify.speculative.speculation import Speculation
 
 if TYPE_CHECKING:
@@ -254,9 +254,7 @@ def settle(job: Job, proposal: Proposal, branch: _Branch | None, logits_NV: Tens
     request, sequence, context = job.request, job.sequence, job.context
     speculation = request.speculation
     assert speculation is not None
-    paths: list[Path] = []
-    for token, parent in zip(proposal.tokens, proposal.parents, strict=True):
-        paths.append((*(paths[parent] if parent >= 0 else ()), token))
+    paths = proposal.paths
     q_NV = distribution(request, logits_NV, [(sequence.tokens, path) for path in [(), *paths]])
     key = Key(sequence.stream, len(sequence.tokens), ACCEPT)
     verdict = speculation.verify(proposal, q_NV, draws, key)

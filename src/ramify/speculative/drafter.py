@@ -1,6 +1,6 @@
 """What proposes tokens: the protocol between the engine and a drafter, and the drafters.
 
-p is the draft's distribution, q the target's. A path is the drafted tokens from the committed text on.
+p is the draft's distribution, q the target's.
 """
 
 from __future__ import annotations
@@ -14,13 +14,11 @@ from torch import Tensor
 
 from ramify.sampling.draws import DRAFT, TOKEN, Draws, Key
 from ramify.speculative.lookup import SuffixTree, lookup
-from ramify.speculative.proposal import Proposal, chain
+from ramify.speculative.proposal import Path, Proposal, chain
 from ramify.speculative.stopping import Rule, Step, step_of
 
 if TYPE_CHECKING:
     from ramify.models import AcceptanceHead, Model
-
-Path = tuple[int, ...]
 
 
 @dataclass(slots=True, eq=False)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 ROOT = -1
 
+Path = tuple[int, ...]  # drafted tokens, from the committed text on
 Scheme = Literal["independent", "without_replacement", "fixed"]
 
 
@@ -93,12 +94,17 @@ class Proposal:
         return all(len(children) <= 1 for children in self._children)
 
     @property
+    def paths(self) -> list[Path]:
+        """[N] the tokens from the committed text up to each node, its own last."""
+        paths: list[Path] = []
+        for token, parent in zip(self.tokens, self.parents, strict=True):
+            paths.append((*(() if parent == ROOT else paths[parent]), token))
+        return paths
+
+    @property
     def depths(self) -> list[int]:
         """[N] 1 for children of the root."""
-        depths: list[int] = []
-        for parent in self.parents:
-            depths.append(1 + (0 if parent == ROOT else depths[parent]))
-        return depths
+        return [len(path) for path in self.paths]
 
     def drawn_from(self, node: int, turn: int, like_V: Tensor) -> Tensor:
         """The distribution of a node's child number `turn`, given the earlier ones; float64, on the device of `like_V`.

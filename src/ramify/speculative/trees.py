@@ -1,53 +1,32 @@
-"""Drafting of trees, over a callable that gives the draft's distribution after each of several paths.
+"""Drafting of trees, level by level, as generators: the caller runs the draft, for many trees in one pass.
 
-p is the draft's distribution. R paths of one level, V vocabulary. `next_p(paths)` is [R, V], one draft pass; it
-starts with the empty path, the root. A row of zeros ends its path, for instance after an end token. Every function
-calls it once per level and gives p as it was drawn from.
-
-Each has a `grow_` twin without `next_p`, for callers that run many trees in one pass: a generator that yields the
-paths of a level, receives their rows, and returns the proposal.
+p is the draft's distribution. R paths of one level, V vocabulary. A generator yields the paths of a level, first the
+empty one, the root; receives p after each of them, p_RV; and returns the proposal. A row of zeros ends its path, for
+instance after an end token. p stands in the proposal as it was drawn from.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ramify.sampling.draws import DRAFT, Draws, Key, mix
-from ramify.speculative.proposal import ROOT, Proposal, Scheme
+from ramify.speculative.proposal import ROOT, Path, Proposal, Scheme
 from ramify.types import check
 
-Path = tuple[int, ...]
-NextP = Callable[[list[Path]], Tensor]
 Noise = Callable[[int, int], Tensor]  # (node, V) -> [V] independent standard Gumbel numbers
 Growth = Generator[list[Path], Tensor, Proposal]
 Child = tuple[int, int]  # parent node, token
 
 
-def drafted(growth: Growth, next_p: NextP) -> Proposal:
-    """The tree that a `grow_` generator grows when `next_p` answers it."""
-    rows: Any = None
-    try:
-        while True:
-            rows = next_p(growth.send(rows))
-    except StopIteration as stop:
-        return stop.value
-
-
-def independent_tree(next_p: NextP, branching: Sequence[int], draws: Draws, key: Key) -> Proposal:
+def grow_independent(branching: Sequence[int], draws: Draws, key: Key) -> Growth:
     """A tree whose nodes at level l have `branching[l]` i.i.d. children; (1, 1, 1) is a chain of three.
 
-    Siblings may repeat; `without_replacement_tree` wastes none. (SpecTr 2310.15141)
+    Siblings may repeat; `grow_without_replacement` wastes none. (SpecTr 2310.15141)
     """
-    return drafted(grow_independent(branching, draws, key), next_p)
-
-
-def grow_independent(branching: Sequence[int], draws: Draws, key: Key) -> Growth:
-    """See `independent_tree`."""
 
     def pick(p_V: Tensor, width: int, first: int) -> list[int]:
         keys = [_draft(key).part(first + turn) for turn in range(width)]
@@ -56,16 +35,11 @@ def grow_independent(branching: Sequence[int], draws: Draws, key: Key) -> Growth
     return _grow(branching, pick, "independent")
 
 
-def without_replacement_tree(next_p: NextP, branching: Sequence[int], draws: Draws, key: Key) -> Proposal:
+def grow_without_replacement(branching: Sequence[int], draws: Draws, key: Key) -> Growth:
     """RSD-C: nodes at level l have `branching[l]` different children, drawn one after the other from what is left.
 
     The law of the Gumbel-top-k trick. Fewer children where p has less support. (arXiv 2402.14160)
     """
-    return drafted(grow_without_replacement(branching, draws, key), next_p)
-
-
-def grow_without_replacement(branching: Sequence[int], draws: Draws, key: Key) -> Growth:
-    """See `without_replacement_tree`."""
 
     def pick(p_V: Tensor, width: int, first: int) -> list[int]:
         # Its parts are those of `first` and of the numbers after it: no other node has them.
@@ -74,7 +48,7 @@ def grow_without_replacement(branching: Sequence[int], draws: Draws, key: Key) -
     return _grow(branching, pick, "without_replacement")
 
 
-def stochastic_beam(next_p: NextP, width: int, depth: int, noise: Noise) -> Proposal:
+def grow_beam(width: int, depth: int, noise: Noise) -> Growth:
     """RSD-S: of each level only the `width` nodes with the greatest perturbed log-probability grow.
 
     The paths of a level are a draw without replacement from all paths of its length, so the tree is wide where the
@@ -84,11 +58,6 @@ def stochastic_beam(next_p: NextP, width: int, depth: int, noise: Noise) -> Prop
     Args:
         noise: `gumbel(key)` outside tests.
     """
-    return drafted(grow_beam(width, depth, noise), next_p)
-
-
-def grow_beam(width: int, depth: int, noise: Noise) -> Growth:
-    """See `stochastic_beam`."""
     check(width >= 1 and depth >= 1, "width and depth of at least 1", (width, depth), "raise them")
     log_p, value, paths = {ROOT: 0.0}, {ROOT: 0.0}, {ROOT: Path()}
     children, rows, level = list[Child](), list[Tensor](), [ROOT]
@@ -116,17 +85,12 @@ def grow_beam(width: int, depth: int, noise: Noise) -> Growth:
                     "without_replacement")
 
 
-def likely_tree(next_p: NextP, width: int, depth: int, size: int) -> Proposal:
+def grow_likely(width: int, depth: int, size: int) -> Growth:
     """The most likely nodes by the draft's probability of their whole path, chosen without chance: scheme "fixed".
 
     At each of `depth` levels the `width` likeliest nodes grow `width` children each; the `size` likeliest of all are
     kept. Siblings in order of probability. Draws nothing; a child is accepted with probability q. (EAGLE-2 2406.16858)
     """
-    return drafted(grow_likely(width, depth, size), next_p)
-
-
-def grow_likely(width: int, depth: int, size: int) -> Growth:
-    """See `likely_tree`."""
     check(min(width, depth, size) >= 1, "width, depth and size of at least 1", (width, depth, size), "raise them")
     chances, paths, children = {ROOT: 1.0}, {ROOT: Path()}, list[Child]()
     level = [ROOT]
