@@ -15,6 +15,7 @@ voting                 the law of a majority vote
 calibration            calibrated rewards and the Best-of-N-aware transform
 intervals              Wilson and bootstrap intervals
 cost                   FLOPs from tokens and parameters
+step_cost              seconds of a model's forward, fitted to measured ones: the idealized runtime
 
 A number out of range raises `checks.OutOfRange`, a ValueError that says what was needed, what it got and what
 to do.
