@@ -9,15 +9,19 @@ from ramify.exact import tabular_model
 from ramify.sampling.draws import KeyedDraws
 from ramify.speculative import Draft, Speculation, Verdict, chain, speculate
 from ramify.speculative.drafter import Ask, ChainDrafter
-from ramify.speculative.pace import LONGEST, PATIENCE, PLAIN, FixedPace, MeasuredPace
+from ramify.speculative.pace import HORIZON, LONGEST, PLAIN, PROBE, FixedPace, MeasuredPace
 from ramify.types import SpeculationParams
 
 
 class Times:
-    """A target step takes base + slope per id, a draft step `draft`; None before it was seen."""
+    """A target step takes base + slope per id, a draft step `draft`, None before it was seen, and what the draft has
+    not read `late`."""
 
-    def __init__(self, base=1.0, slope=0.0, draft=0.1):
-        self.base, self.slope, self.step = base, slope, draft
+    def __init__(self, base=1.0, slope=0.0, draft=0.1, late=0.0):
+        self.base, self.slope, self.step, self.late = base, slope, draft, late
+
+    def catch_up(self):
+        return self.late
 
     def target(self, ids):
         return None if self.base is None else self.base + self.slope * ids
@@ -61,21 +65,37 @@ def test_what_falls_is_not_drafted_again():
 
 def test_what_a_wide_batch_cannot_afford_is_not_drafted():
     """Time in proportion to ids: one more id costs what one more token brings."""
-    assert set(lengths(MeasuredPace(), Times(base=0.01, slope=1.0), PATIENCE[0] - 2, rows=16, accept=0)) <= {0, 1, 2}
+    assert set(lengths(MeasuredPace(), Times(base=0.01, slope=1.0), 30, rows=16, accept=0)) <= {0, 1, 2}
     assert max(lengths(MeasuredPace(), Times(base=1.0, slope=0.001), 20, rows=16)) > 4
 
 
 def test_a_draft_that_does_not_pay_is_tried_ever_more_rarely():
-    said = lengths(MeasuredPace(), Times(draft=5.0), 2000, accept=0)
+    said = lengths(MeasuredPace(), Times(draft=5.0), 5000, accept=0)
     tried = [at for at, length in enumerate(said) if length]
     gaps = [later - earlier for earlier, later in pairwise(tried)]
     assert max(said) == 1 and gaps == sorted(gaps) and gaps[-1] > 4 * gaps[0]
     assert len(tried) < 10
 
 
+@pytest.mark.parametrize("late", [0.0, 20.0])
+def test_trying_takes_a_share_of_the_time(late):
+    """A target step takes 1, trying 5 and what the draft has yet to read; the broken pace forgets the latter."""
+    steps = 4000
+    tried = sum(map(bool, lengths(MeasuredPace(), Times(draft=5.0, late=late), steps, accept=0)))
+    assert 0 < tried * (5.0 + late) <= PROBE[0] * steps
+    forgetful = sum(map(bool, lengths(MeasuredPace(), Times(draft=5.0), steps, accept=0)))
+    assert late == 0 or forgetful > tried
+
+
+def test_a_prompt_that_an_answer_cannot_pay_for_is_not_read():
+    saved = 1.0 - (1 + 2 * 0.01) / 3  # at most, per token of a first draft of two
+    assert MeasuredPace().length(1, 1, Times(draft=0.01, late=0.1 * saved * HORIZON)) == 2
+    assert MeasuredPace().length(1, 1, Times(draft=0.01, late=2 * saved * HORIZON)) == 0
+
+
 def test_it_comes_back_when_drafts_pay_again():
     pace, times = MeasuredPace(), Times(draft=5.0)
-    lengths(pace, times, 400, accept=0)
+    lengths(pace, times, 1000, accept=0)
     times.step = 0.01
     assert max(lengths(pace, times, 1500)) == LONGEST
 

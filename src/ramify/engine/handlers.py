@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ramify.engine.loop import Loop
     from ramify.engine.request import Request
     from ramify.engine.runner import Runner
-    from ramify.models import Model
 
 Handler = Generator[Any, Any, Any]
 
@@ -59,7 +58,7 @@ def extend(loop: Loop, request: Request, command: commands.Extend) -> Handler:
     limit = request.prompt.params.max_tokens
     live = [sequence for sequence in command.sequences if sequence.live]
     if live and request.speculation and (model := request.speculation.drafter.model):
-        yield from _draft_root(loop, request, model)
+        _open_draft(request, loop.runner(model, "draft"))
     tokens = limit if command.tokens is None else command.tokens
     yield [Job(request, sequence, _context(request, sequence, loop.target), request.prompt.ids, sequence.tokens, "grow",
                min(tokens, limit - len(sequence.tokens))) for sequence in live]
@@ -162,16 +161,18 @@ def _root(request: Request, runner: Runner, want: Any) -> Generator[list[Job], A
     return root
 
 
-def _draft_root(loop: Loop, request: Request, model: Model) -> Generator[list[Job], Any, None]:
-    """The prompt's own ids in the draft's cache; where they do not fit, the request goes on without a draft."""
-    runner = loop.runner(model, "draft")
-    request.prefixes[runner] = request.prompt.ids
+def _open_draft(request: Request, runner: Runner) -> None:
+    """A context for the prompt's own ids, which the draft reads once drafting pays; where they do not fit, the request
+    goes on without a draft."""
+    ids = request.prompt.ids
     try:
-        _fit(runner, len(request.prompt.ids))
+        _fit(runner, len(ids))
     except CapacityError as error:
         request.speculation_failed(f"went on without a draft: {error}")
     else:
-        yield from _root(request, runner, "none")
+        request.prefixes[runner] = ids
+        if runner not in request.root.contexts:
+            request.root.contexts[runner] = runner.open(ids)
 
 
 def _fit(runner: Runner, count: int) -> None:

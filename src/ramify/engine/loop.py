@@ -64,17 +64,20 @@ class Loop:
         """One engine step. Returns the requests that ended in it."""
         for request in self.requests:
             self._drain(request)
+        began = perf_counter()
         jobs = [job for request in self.requests for job in request.jobs]
         for runner, rows in self.scheduler.plan(jobs, self.requests).items():
+            planned = perf_counter()
             drafts = draft(self, rows) if runner is self.target else {}
+            began += perf_counter() - planned  # drafts have costs of their own
             work = [(job.context, *_reading(job, count, drafts)) for job, count in rows]
             starts = [len(job.context.ids) for job, _ in rows]
             for request in {job.request for job, _ in rows}:
                 request.usage.role(runner.role).calls += 1
-            began = perf_counter()
             hidden = runner.forward(work)
             self._settle(runner, [job for job, _ in rows], starts, hidden, drafts)
-            self.costs.note(runner, sum(map(len, hidden)), perf_counter() - began)
+            self.costs.note(runner, sum(map(len, hidden)), (now := perf_counter()) - began)
+            began = now
         ended = [request for request in self.requests if request.finished]
         self.requests = [request for request in self.requests if not request.finished]
         return ended

@@ -6,7 +6,7 @@ p is the draft's distribution, q the target's.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -68,12 +68,16 @@ def _lengths(loop: Loop, growing: dict[Speculation, list[Job]], ids: int) -> dic
     sharing: dict[Pace, list[Speculation]] = defaultdict(list)
     for speculation in growing:
         sharing[speculation.pace].append(speculation)
-    return {pace: pace.length(sum(len(growing[each]) for each in some), ids, _Seconds(loop, some[0].drafter))
-            for pace, some in sharing.items()}
+    lengths = {}
+    for pace, some in sharing.items():
+        jobs = [job for each in some for job in growing[each]]
+        lengths[pace] = pace.length(len(jobs), ids, _Seconds(loop, some[0].drafter, jobs))
+    return lengths
 
 
 def _ask(job: Job, length: int) -> Ask:
-    prompt = job.request.prompt
+    prompt, speculation = job.request.prompt, job.request.speculation
+    assert speculation is not None
     ends = () if prompt.params.ignore_eos else job.context.runner.model.tokenizer.eos_ids
     return Ask(prompt.ids, job.sequence.tokens, min(length, job.grow - 1), job.sequence.stream, ends)
 
@@ -100,10 +104,13 @@ def _drafts_of(loop: Loop, drafter: Drafter, asks: dict[Ask, Job], room: _Room) 
     reader = None
     if drafter.model is not None:
         reader = Reader(loop, loop.runner(drafter.model, "draft"))
+        reader.read_prompts({job.request for job in asks.values()})
         asks = reader.admit(asks, drafter.nodes(max(ask.most for ask in asks)))
     if not asks:
         return {}
     proposals = drafter.propose(list(asks), reader or _no_model, loop.draws)
+    if reader:
+        reader.mark()
     drafts: Drafts = {}
     for (ask, job), proposal in zip(asks.items(), proposals, strict=True):
         branch = reader.branches[ask] if reader else None
@@ -117,8 +124,9 @@ def _drafts_of(loop: Loop, drafter: Drafter, asks: dict[Ask, Job], room: _Room) 
 class _Seconds:
     """What steps took; see `ramify.speculative.pace.Costs`."""
 
-    def __init__(self, loop: Loop, drafter: Drafter) -> None:
-        self.loop, self.drafter = loop, drafter
+    def __init__(self, loop: Loop, drafter: Drafter, jobs: list[Job]) -> None:
+        self.loop, self.jobs = loop, jobs
+        self.runner = loop.runner(drafter.model, "draft") if drafter.model else None
 
     def target(self, ids: int) -> float | None:
         """See `Costs`."""
@@ -126,8 +134,18 @@ class _Seconds:
 
     def draft(self, ids: int) -> float | None:
         """See `Costs`. Looking up is free beside any step."""
-        model = self.drafter.model
-        return self.loop.costs.seconds(self.loop.runner(model, "draft"), ids) if model else 0.0
+        return self.loop.costs.seconds(self.runner, ids) if self.runner else 0.0
+
+    def catch_up(self) -> float:
+        """See `Costs`."""
+        if self.runner is None:
+            return 0.0
+        unread = sum(len(request.prompt.ids) - len(request.root.contexts[self.runner].ids)
+                     for request in {job.request for job in self.jobs})
+        for job in self.jobs:
+            context = job.sequence.contexts.get(self.runner)
+            unread += len(job.sequence.tokens) - (len(context.ids) - len(job.prefix) if context else 0)
+        return max(0.0, (self.draft(unread) or 0.0) - (self.draft(len(self.jobs)) or 0.0))
 
 
 def _no_model(asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Seen]:
@@ -159,11 +177,62 @@ class Reader:
     def __init__(self, loop: Loop, runner: Runner) -> None:
         self.loop, self.runner = loop, runner
         self.branches: dict[Ask, _Branch] = {}
+        self._ids, self._since = 0, 0.0
+
+    def mark(self, ids: int = 0) -> None:
+        """`ids` are about to be read. What happened since the last mark, drawing included, is what those ids cost."""
+        now = perf_counter()
+        if self._ids:
+            self.loop.costs.note(self.runner, self._ids, now - self._since)
+        self._ids, self._since = ids, now
+
+    def read_prompts(self, requests: Iterable[Request]) -> None:
+        """What the draft has not read of them, all together, a step's worth of ids at a time.
+
+        One that finds no room is left for a later step.
+        """
+        waiting, free = [], self.runner.pool.available
+        for request in requests:
+            root = request.root.contexts[self.runner]
+            job = Job(request, request.root, root, request.prompt.ids, [], "none")
+            if job.pending:
+                job.restore()
+                need = root.table.blocks_needed(job.pending)
+                if free < need and self.runner.prefixes is not None:
+                    free += self.runner.prefixes.evict(need - free)
+                if free >= need:
+                    free -= need
+                    waiting.append(job)
+                    # Every candidate will inherit the prompt; the one that is computed now is not saved.
+                    request.usage.role("draft").cached -= 0 if root.lost else job.pending
+        while waiting:
+            room, work = self.loop.scheduler.step_tokens, []
+            for job in waiting:
+                ids = job.next_ids(min(job.pending, room))
+                room -= len(ids)
+                if ids:
+                    work.append((job, ids, None))
+            self._read(work)
+            for job in waiting:
+                if not job.pending:
+                    self.runner.remember(job.context)
+            waiting = [job for job in waiting if job.pending]
+
+    @torch.inference_mode()
+    def _read(self, work: list[tuple[Job, list[int], Tree | None]]) -> list[Tensor]:
+        """One forward of the draft model, entered into the ledgers."""
+        self.mark(sum(len(ids) for _, ids, _ in work))
+        starts = [len(job.context.ids) for job, _, _ in work]
+        hidden = self.runner.forward([(job.context, ids, tree) for job, ids, tree in work])
+        for request in {job.request for job, _, _ in work}:
+            request.usage.role("draft").calls += 1
+        for (job, ids, _), start in zip(work, starts, strict=True):
+            job.account(start, len(ids))
+        return hidden
 
     def admit(self, asks: dict[Ask, Job], nodes: int) -> dict[Ask, Job]:
         """Those that the draft's cache and context have room for, `nodes` drafted ids each; they get a context."""
         runner, free = self.runner, self.runner.pool.available
-        lacking: set[Request] = set()
         for ask, job in asks.items():
             request, sequence = job.request, job.sequence
             if runner not in sequence.contexts:
@@ -176,18 +245,15 @@ class Reader:
             if free < need and runner.prefixes is not None:
                 free += runner.prefixes.evict(need - free)
             fits = len(ask.prompt) + len(ask.answer) + ask.most <= runner.model.decoder.config.max_positions
-            if not fits or free < need or (own.lacks_prompt and request in lacking):
-                continue
-            if own.lacks_prompt:
-                lacking.add(request)
-            free -= need
-            self.branches[ask] = _Branch(own)
+            if fits and free >= need and not own.lacks_prompt:
+                free -= need
+                self.branches[ask] = _Branch(own)
         return {ask: job for ask, job in asks.items() if ask in self.branches}
 
     @torch.inference_mode()
     def __call__(self, asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Seen]:
         """See `ramify.speculative.Look`: one forward of the draft model."""
-        began, work, starts = perf_counter(), [], []
+        work = []
         for ask, paths in asks:
             branch = self.branches[ask]
             job, new = branch.job, [path for path in paths if path]
@@ -195,21 +261,13 @@ class Reader:
             if not new:  # what was committed since the last time
                 ids = job.next_ids(job.pending)
                 branch.base = len(job.context.ids) + len(ids)
-            starts.append(len(job.context.ids))
-            work.append((job.context, ids, branch.tree(new)))
+            work.append((job, ids, branch.tree(new)))
             branch.paths += new
-        hidden = self.runner.forward(work)
-        jobs = [self.branches[ask].job for ask, _ in asks]
-        for request in {job.request for job in jobs}:
-            request.usage.role("draft").calls += 1
-        for job, start, (_, ids, _) in zip(jobs, starts, work, strict=True):
-            job.account(start, len(ids))
-            job.return_prompt()
+        hidden = self._read(work)
         last_RD = torch.cat([hidden_QD[-len(paths) :] for hidden_QD, (_, paths) in zip(hidden, asks, strict=True)])
         logits_RV = fit_vocabulary(self.runner.model.decoder.logits(last_RD),
                                    self.loop.target.model.decoder.config.vocab_size)
-        p_RV = self._distributions(jobs, asks, logits_RV)
-        self.loop.costs.note(self.runner, sum(len(ids) for _, ids, _ in work), perf_counter() - began)
+        p_RV = self._distributions([job for job, _, _ in work], asks, logits_RV)
         sizes = [len(paths) for _, paths in asks]
         return [Seen(*rows) for rows in zip(p_RV.split(sizes), last_RD.split(sizes), strict=True)]
 

@@ -8,7 +8,8 @@ from typing import Protocol
 from ramify.speculative.stopping import AcceptanceRates, best_length
 
 LONGEST = 16  # tokens that a measured pace drafts at most
-PATIENCE = 32, 512  # steps without a draft until one token is tried: at first, and after several that did not pay
+PROBE = 1 / 32, 1 / 512  # share of the time that trying a token may take: at first, and after several that did not pay
+HORIZON = 64  # tokens of an answer within which reading what came before must have paid
 PLAIN = 64  # every so many steps nothing is drafted, to measure what a draft must beat
 
 
@@ -21,6 +22,10 @@ class Costs(Protocol):
 
     def draft(self, ids: int) -> float | None:
         """A draft step that reads so many ids."""
+        ...
+
+    def catch_up(self) -> float:
+        """Reading what the draft has not read yet of the prompts and answers, beyond one step; 0 if that is unknown."""
         ...
 
 
@@ -61,9 +66,10 @@ class MeasuredPace:
     """
 
     def __init__(self) -> None:
-        self._rates = AcceptanceRates(LONGEST, patience=PATIENCE[0])
+        self._rates = AcceptanceRates(LONGEST)
         self._longest = 1
         self._steps = 0
+        self._idle, self._share = 0.0, PROBE[0]
 
     def length(self, rows: int, ids: int, costs: Costs) -> int:
         """See `Pace`. Never beyond twice the longest draft so far: what longer ones cost is not known yet."""
@@ -74,14 +80,18 @@ class MeasuredPace:
         most = min(LONGEST, 2 * self._longest)
         if step is None:  # the first look of a draft reads its prompt; the second one shows what a step costs
             return most
+        late = costs.catch_up()
         best = best_length(self._rates.by_position()[:most], step,
-                           lambda length: costs.target(ids + rows * length) or plain)
-        length = self._rates.explored(best)
+                           lambda length: costs.target(ids + rows * length) or plain, late / HORIZON)
         if best:
-            self._rates.patience = PATIENCE[0]
-        elif length:
-            self._rates.patience = min(2 * self._rates.patience, PATIENCE[1])
-        return length
+            self._idle, self._share = 0.0, PROBE[0]
+            return best
+        # Where drafting does not pay nothing is learnt: one token is tried when that costs little of the time since.
+        self._idle += plain
+        if self._idle * self._share < late + step + (costs.target(ids + rows) or plain) - plain:
+            return 0
+        self._idle, self._share = 0.0, max(self._share / 2, PROBE[1])
+        return 1
 
     def observe(self, drafted: int, accepted: int) -> None:
         """See `Pace`."""

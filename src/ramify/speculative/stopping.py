@@ -98,7 +98,7 @@ def bounded(rule: Rule, least: int, most: int) -> Rule:
 
 
 def best_length(acceptance_by_position: Sequence[float], draft_seconds: float,
-                verify_seconds: Callable[[int], float]) -> int:
+                verify_seconds: Callable[[int], float], start_seconds: float = 0.0) -> int:
     """The draft length k with the most expected tokens per second; the shortest of equals.
 
     A row gets 1 + a_1 + a_1 a_2 + ... + a_1..a_k tokens in k draft_seconds + verify_seconds(k), whatever the number
@@ -110,12 +110,13 @@ def best_length(acceptance_by_position: Sequence[float], draft_seconds: float,
             length tried is how many there are.
         draft_seconds: one draft step with the present rows.
         verify_seconds: one target step with 1 + k tokens in each of the present rows.
+        start_seconds: what drafting at all costs beyond that, per token.
     """
     best, best_rate, tokens, survival = 0, 1 / verify_seconds(0), 1.0, 1.0
     for length, chance in enumerate(acceptance_by_position, 1):
         survival *= chance
         tokens += survival
-        rate = tokens / (length * draft_seconds + verify_seconds(length))
+        rate = tokens / (length * draft_seconds + verify_seconds(length) + tokens * start_seconds)
         if rate > best_rate:
             best, best_rate = length, rate
     return best
@@ -129,22 +130,17 @@ class AcceptanceRates:
     said so: positions that were never reached follow their neighbours, and nothing is divided by zero. A first token
     that is never accepted is thought of as prior * strength/(strength + 1/(1 - decay)), .05 by default.
 
-    Where drafting does not pay nothing is learnt, so `explored` asks for one token once in `patience` rounds: a
-    count of rounds, not a chance, and the same in every run.
-
     Raises:
         OptionError: a number out of its range.
     """
 
-    def __init__(self, positions: int, prior: float = 0.7, strength: float = 4.0, decay: float = 0.98,
-                 patience: int = 32) -> None:
+    def __init__(self, positions: int, prior: float = 0.7, strength: float = 4.0, decay: float = 0.98) -> None:
         _need_share("prior acceptance", prior)
-        if not (strength > 0 and 0 <= decay < 1 and positions >= 1 and patience >= 1):
-            raise OptionError("strength above 0, decay in [0, 1), positions and patience of at least 1",
-                              f"{strength}, {decay}, {positions} and {patience}", "correct them")
-        self.prior, self.strength, self.decay, self.patience = prior, strength, decay, patience
+        if not (strength > 0 and 0 <= decay < 1 and positions >= 1):
+            raise OptionError("strength above 0, decay in [0, 1) and at least 1 position",
+                              f"{strength}, {decay} and {positions}", "correct them")
+        self.prior, self.strength, self.decay = prior, strength, decay
         self._accepted, self._tested = [0.0] * positions, [0.0] * positions
-        self._idle = 0
 
     def observe(self, drafted: int, accepted: int) -> None:
         """Learn from one chain: its first `accepted` tokens stood, the next one, if drafted, did not.
@@ -162,17 +158,6 @@ class AcceptanceRates:
             nearby = (accepted + self.strength * nearby) / (tested + self.strength)
             rates.append(nearby)
         return rates
-
-    def explored(self, length: int) -> int:
-        """The length to use where `length` is the best guess: the same, but 1 in every `patience`-th round of 0.
-
-        Call it once per round; it counts them.
-        """
-        self._idle = 0 if length else self._idle + 1
-        if self._idle < self.patience:
-            return length
-        self._idle = 0
-        return 1
 
 
 def _need_share(name: str, value: float) -> None:
