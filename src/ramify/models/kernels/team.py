@@ -1,0 +1,88 @@
+"""Threads that share a whole forward without meeting anybody between its operators.
+
+Work is a row of phases, each of a known number of items. Every thread goes through all phases in order:
+
+    while (item := claim(board, phase)) < count:
+        ...                                   # the work of that item
+        finish(board, phase)
+    wait(board, phase, count)                 # until all items of the phase are done, whoever does them
+
+Nobody waits for a thread as such: one that comes late, or never, finds its items done by others, so any number of
+threads is right, and a thread that the system stops costs no more than the item that it holds. `board` is a zeroed
+int64 array of `2 * SPACING` numbers per phase.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ramify.models.kernels.jit import compiled
+
+SPACING = 8  # numbers between two counters: a cache line, so that threads do not disturb each other by looking
+SPINS = 4000  # looks at a counter before the processor is offered to others: some 100 microseconds
+YIELDS = hasattr(os, "sched_yield")
+
+_LONG = ir.IntType(64)
+
+
+@intrinsic
+def _add(typing: Any, address: Any) -> Any:
+    """Add one to an int64 and return what it was, as one step that all threads see in the same order."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(args[0], _LONG.as_pointer())
+        return builder.atomic_rmw("add", place, ir.Constant(_LONG, 1), "seq_cst")
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def _look(typing: Any, address: Any) -> Any:
+    """Read an int64 that others add to; what they wrote before is seen after."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        place = builder.inttoptr(args[0], _LONG.as_pointer())
+        return builder.load_atomic(place, "acquire", 8)
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def _give_way(typing: Any) -> Any:
+    """Offer the processor to another thread, where the system has a call for it."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if YIELDS:
+            call = ir.FunctionType(ir.IntType(32), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, call, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@compiled
+def claim(board, phase):
+    """The next item of a phase that nobody has."""
+    return _add(board.ctypes.data + 16 * SPACING * phase)
+
+
+@compiled
+def finish(board, phase):
+    """Say that an item is done."""
+    _add(board.ctypes.data + 16 * SPACING * phase + 8 * SPACING)
+
+
+@compiled
+def wait(board, phase, count):
+    """Return when `count` items of the phase are done."""
+    spins = 0
+    while _look(board.ctypes.data + 16 * SPACING * phase + 8 * SPACING) < count:
+        spins += 1
+        if spins > SPINS:
+            _give_way()
