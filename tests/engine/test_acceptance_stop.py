@@ -31,7 +31,7 @@ def judged_table(seed=2):
         return torch.where(token_K1[:, 0] == 0, 2.0, 0.5) - 0.1 * hidden_K1[:, 0].log1p()
 
     model.decoder.embed = lambda token_K: token_K[:, None]
-    model.acceptance = head
+    model.acceptance, head.flops = head, 0.0
     return model, calls
 
 
@@ -74,13 +74,29 @@ def test_every_drafted_token_is_judged_with_the_state_it_was_drawn_from():
 def test_a_surer_head_drafts_more():
     def drafted(bias):
         model = tiny_model(7)
-        model.acceptance = lambda hidden_KD, *_: torch.full((len(hidden_KD),), bias)
+        model.acceptance = AcceptanceHead(16, 0).double().requires_grad_(False)
+        model.acceptance.out.weight.zero_()
+        model.acceptance.out.bias.fill_(bias)
         options = {"verifier": "token", "draft_length": 6, "draft_stop": "acceptance:0.3"}
         params = SamplingParams(max_tokens=14, ignore_eos=True)
         [result] = results(ahead(model, **options), params=params, searches=[partial(sample, n=1)])
         return result.speculative["num_draft_tokens"] / result.speculative["num_verifications"]
 
     assert drafted(-1.0) == 1 < drafted(1.5) == 2 < drafted(9.0)  # 1 - .82^2 is above .3
+
+
+def test_what_the_head_computes_is_in_the_ledger():
+    """A head that never stops leaves the drafts as they are without it: what is more in the ledger is its own."""
+    model = tiny_model(7)
+    head = model.acceptance = AcceptanceHead(16, 3).double().requires_grad_(False)
+    head.out.bias.fill_(40.0)
+    assert head.flops == 2 * ((33 * 16 + 16) + 3 * (16 * 16 + 16) + (16 + 1))
+    options = {"verifier": "token", "draft_length": 4}
+    [judged], [plain] = (results(ahead(model, **options, **stop), params=LONG, searches=[partial(sample, n=3)])
+                         for stop in ({"draft_stop": "acceptance:0.9"}, {}))
+    assert judged.speculative == plain.speculative and judged.usage.target == plain.usage.target
+    drafted = plain.speculative["num_draft_tokens"]
+    assert judged.usage.draft.flops - plain.usage.draft.flops == drafted * head.flops > 0
 
 
 def test_every_search_gives_the_text_of_plain_decoding():

@@ -1,6 +1,7 @@
 """Entropy-adaptive decoding: its law is the stated mixture of two models, and its costs are in the ledger."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from test_speculation import ONE
@@ -78,11 +79,15 @@ def test_both_costs_are_in_the_ledger():
     big, little, params = tiny_model(0), tiny_model(7), SamplingParams(max_tokens=20, ignore_eos=True)
     drafted = {}
     for nats in (0.5, 1.2, 9.0):
-        big.decoder.calls, little.decoder.calls = [], []
+        big.decoder.calls, little.decoder.calls, looks = [], [], []
+        little.decoder.logits = lambda x_KD, looks=looks: looks.append(1) or little.decoder.decoder.logits(x_KD)
         result = tiny_engine(big).result("abcab", ONE, params, speculation=switching(nats, 5, 3, 8, little)())
         page, own = result.usage.target, result.usage.draft
         assert page.tokens == sum(big.decoder.calls) and own.tokens == sum(little.decoder.calls)
         assert page.recomputed == own.recomputed == 0
+        pairs = own.tokens * (own.tokens + 1) // 2
+        again = 2 * 16 * 8 * len(looks) / 2  # the drafter projects every look once more
+        assert own.flops == little.decoder.flops(own.tokens, pairs) + again
         drafted[nats] = result.speculative["num_accepted_draft_tokens"]
     assert drafted[0.5] <= drafted[1.2] < drafted[9.0] == 16  # the target: the first token, the last, every ninth
 
@@ -96,6 +101,6 @@ def test_settings_out_of_range_are_refused(setting):
 def test_a_look_up_does_not_cost_the_draft_its_cache():
     """A draft model that was not asked keeps what it has read."""
     spec = speculate(SpeculationParams(draft_length=4), Draft(LITTLE, "suffix"))
-    spec.drafter.sure = 1
+    spec.drafter = replace(spec.drafter, sure=1)
     result = tiny_engine(BIG).result("abababab", ONE, SamplingParams(max_tokens=30, ignore_eos=True), speculation=spec)
     assert result.usage.draft.calls > 2 and result.usage.draft.recomputed == 0

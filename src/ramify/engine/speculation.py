@@ -79,7 +79,8 @@ def _ask(job: Job, length: int) -> Ask:
     prompt, speculation = job.request.prompt, job.request.speculation
     assert speculation is not None
     ends = () if prompt.params.ignore_eos else job.context.runner.model.tokenizer.eos_ids
-    return Ask(prompt.ids, job.sequence.tokens, min(length, job.grow - 1), job.sequence.stream, ends)
+    return Ask(prompt.ids, job.sequence.tokens, min(length, job.grow - 1), job.sequence.stream, ends,
+               memory=speculation.memory)
 
 
 class _Room:
@@ -113,6 +114,7 @@ def _drafts_of(loop: Loop, drafter: Drafter, asks: dict[Ask, Job], room: _Room) 
         reader.mark()
     drafts: Drafts = {}
     for (ask, job), proposal in zip(asks.items(), proposals, strict=True):
+        job.request.usage.role("draft").flops += ask.flops
         branch = reader.branches[ask] if reader else None
         if len(proposal) and room.take(job, len(proposal)):
             drafts[job] = proposal, branch

@@ -38,6 +38,11 @@ class AcceptanceHead(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(size, size) for _ in range(layers))
         self.out = nn.Linear(size, 1)
 
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of judging one token: 2 per weight."""
+        return 2.0 * sum(weight.numel() for weight in self.parameters())
+
     def forward(self, hidden_KD: Tensor, embedded_KD: Tensor, chance_K: Tensor) -> Tensor:
         """Log-odds of acceptance, K, in float32 (float64 for a float64 model). Chances are above 0."""
         log_K1 = chance_K.log()[:, None].to(hidden_KD.dtype)

@@ -26,7 +26,8 @@ class Ask:
     """A candidate that wants a draft.
 
     prompt, answer: the committed ids. most: the longest path worth drafting. stream, and the length of the answer,
-    name this round of drafting. ends: ids that end an answer, behind which nothing is worth drafting.
+    name this round of drafting. ends: ids that end an answer, behind which nothing is worth drafting. flops: what a
+    drafter computes for it beside its looks, which are counted where they are taken.
     """
 
     prompt: list[int]
@@ -34,6 +35,7 @@ class Ask:
     most: int
     stream: int
     ends: Collection[int] = ()
+    flops: float = 0.0
 
     @property
     def key(self) -> Key:
@@ -106,7 +108,7 @@ class ChainDrafter:
             seen = look([(asks[at], [tuple(paths[at])]) for at in growing])
             p_RV, hidden_RD = (torch.cat(rows) for rows in zip(*seen, strict=True))
             tokens = self._draw(asks, growing, paths, p_RV, draws)
-            foreseen = self._acceptance(p_RV, hidden_RD, tokens)
+            foreseen = self._acceptance([asks[at] for at in growing], p_RV, hidden_RD, tokens)
             for at, token, p_V, acceptance in zip(growing, tokens, p_RV, foreseen, strict=True):
                 paths[at].append(token)
                 drawn[at].append(p_V)
@@ -125,10 +127,12 @@ class ChainDrafter:
             return draws.guess(p_RV, keys)
         return draws.categorical(p_RV, [asks[at].key.part(len(paths[at])) for at in growing])
 
-    def _acceptance(self, p_RV: Tensor, hidden_RD: Tensor, tokens: list[int]) -> list[float]:
+    def _acceptance(self, asks: list[Ask], p_RV: Tensor, hidden_RD: Tensor, tokens: list[int]) -> list[float]:
         """What the head says of each token; 1 without one."""
         if self.head is None:
             return [1.0] * len(tokens)
+        for ask in asks:
+            ask.flops += self.head.flops
         token_R = torch.tensor(tokens, device=hidden_RD.device)
         chance_R = p_RV.gather(1, token_R[:, None])[:, 0]
         found: list[float] = self.head(hidden_RD, self.model.decoder.embed(token_R), chance_R).sigmoid().tolist()

@@ -82,6 +82,7 @@ class SwitchDrafter:
         check(window >= 1 and dwell >= 1, "window and dwell of at least 1", (window, dwell), "raise them")
         self.model: Model | None = model
         self._decoder, self._settings = model.decoder, (nats, window, dwell)
+        self._projection = 2.0 * self._decoder.config.hidden_size * self._decoder.config.vocab_size
         self._switches: dict[int, Switch] = {}
 
     def nodes(self, most: int) -> int:
@@ -99,6 +100,8 @@ class SwitchDrafter:
             seen = look([(asks[at], [tuple(paths[at])]) for at in growing])
             p_RV, hidden_RD = (torch.cat(rows) for rows in zip(*seen, strict=True))
             raw_RV = self._decoder.logits(hidden_RD).softmax(-1)
+            for at in growing:
+                asks[at].flops += self._projection
             entropies = torch.special.entr(raw_RV).sum(-1).tolist()
             writing = [row for row, at in enumerate(growing) if states[at].looked(entropies[row])]
             keys = [asks[growing[row]].key.part(len(paths[growing[row]])) for row in writing]
