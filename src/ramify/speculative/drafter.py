@@ -6,7 +6,7 @@ p is the draft's distribution, q the target's.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
@@ -21,13 +21,34 @@ if TYPE_CHECKING:
     from ramify.models import AcceptanceHead, Model
 
 
+class Memory:
+    """What was said in one request, to be looked up: the prompt and the answers of all its candidates."""
+
+    def __init__(self) -> None:
+        self._tree = SuffixTree()
+        self._lengths: dict[int, int] = {}
+
+    def learn(self, ask: Ask) -> None:
+        """Take in what is new in a candidate's answer."""
+        if not self._lengths:
+            self._tree.extend("prompt", ask.prompt)
+        if ask.stream not in self._lengths:
+            self._tree.fork("prompt", ask.stream)
+        self._tree.extend(ask.stream, ask.answer[self._lengths.get(ask.stream, 0) :])
+        self._lengths[ask.stream] = len(ask.answer)
+
+    def recall(self, ask: Ask) -> list[int]:
+        """What most often followed; see `SuffixTree.chain`. The candidate was learnt."""
+        return self._tree.chain(ask.stream, ask.most)
+
+
 @dataclass(slots=True, eq=False)
 class Ask:
     """A candidate that wants a draft.
 
     prompt, answer: the committed ids. most: the longest path worth drafting. stream, and the length of the answer,
     name this round of drafting. ends: ids that end an answer, behind which nothing is worth drafting. flops: what a
-    drafter computes for it beside its looks, which are counted where they are taken.
+    drafter computes for it beside its looks, which are counted where they are taken. memory: its request's.
     """
 
     prompt: list[int]
@@ -36,6 +57,7 @@ class Ask:
     stream: int
     ends: Collection[int] = ()
     flops: float = 0.0
+    memory: Memory = field(default_factory=Memory)
 
     @property
     def key(self) -> Key:
@@ -154,17 +176,14 @@ class LookupDrafter:
         return [chain(lookup(ask.prompt + ask.answer, ask.most), None, "fixed") for ask in asks]
 
 
+@dataclass(slots=True, frozen=True)
 class SuffixDrafter:
     """Copies what most often followed in the prompt, the answer and its siblings of the same search.
 
-    Keeps counts, so every request has its own. Costs no forward. (arXiv 2411.04975)
+    Costs no forward. (arXiv 2411.04975)
     """
 
-    model = None
-
-    def __init__(self) -> None:
-        self._tree = SuffixTree()
-        self._lengths: dict[int, int] = {}
+    model: None = None
 
     def nodes(self, most: int) -> int:
         """See `Drafter`."""
@@ -172,23 +191,22 @@ class SuffixDrafter:
 
     def propose(self, asks: Sequence[Ask], look: Look, draws: Draws) -> list[Proposal]:
         """See `Drafter`."""
-        if not self._lengths:
-            self._tree.extend("prompt", asks[0].prompt)
         for ask in asks:
-            if ask.stream not in self._lengths:
-                self._tree.fork("prompt", ask.stream)
-                self._lengths[ask.stream] = 0
-            self._tree.extend(ask.stream, ask.answer[self._lengths[ask.stream] :])
-            self._lengths[ask.stream] = len(ask.answer)
-        return [chain(self._tree.chain(ask.stream, ask.most), None, "fixed") for ask in asks]
+            ask.memory.learn(ask)
+        return [chain(ask.memory.recall(ask), None, "fixed") for ask in asks]
 
 
+@dataclass(slots=True, frozen=True)
 class MixedDrafter:
-    """What a suffix tree is sure of for at least `sure` tokens, and the draft model's path elsewhere."""
+    """What the request's memory is sure of for at least `sure` tokens, and the draft model's path elsewhere."""
 
-    def __init__(self, neural: ChainDrafter, sure: int = 4) -> None:
-        self.neural, self.sure, self._lookup = neural, sure, SuffixDrafter()
-        self.model: Model | None = neural.model
+    neural: Drafter
+    sure: int = 4
+
+    @property
+    def model(self) -> Model | None:
+        """See `Drafter`."""
+        return self.neural.model
 
     def nodes(self, most: int) -> int:
         """See `Drafter`."""
@@ -196,7 +214,7 @@ class MixedDrafter:
 
     def propose(self, asks: Sequence[Ask], look: Look, draws: Draws) -> list[Proposal]:
         """See `Drafter`."""
-        proposals = self._lookup.propose(asks, look, draws)
+        proposals = SuffixDrafter().propose(asks, look, draws)
         unsure = [at for at, proposal in enumerate(proposals) if len(proposal) < min(self.sure, asks[at].most)]
         drafted = self.neural.propose([asks[at] for at in unsure], look, draws)
         for at, proposal in zip(unsure, drafted, strict=True):

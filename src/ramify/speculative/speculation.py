@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ramify.errors import OptionError
 from ramify.sampling.draws import Draws, Key
-from ramify.speculative.drafter import ChainDrafter, Drafter, LookupDrafter, MixedDrafter, SuffixDrafter
+from ramify.speculative.drafter import ChainDrafter, Drafter, LookupDrafter, Memory, MixedDrafter, SuffixDrafter
 from ramify.speculative.pace import FixedPace, MeasuredPace, Pace
 from ramify.speculative.proposal import Proposal
 from ramify.speculative.stopping import Rule, acceptance, confidence, entropy, likelihood
@@ -51,7 +51,7 @@ class Speculation:
     """How one request speculates, and what came of it.
 
     drafted, accepted: tokens. rejections: tests that failed. verified: rows that the target read with a draft.
-    committed: tokens that came of them.
+    committed: tokens that came of them. memory: what was said, for drafters that look it up.
     """
 
     drafter: Drafter
@@ -62,6 +62,7 @@ class Speculation:
     rejections: int = 0
     verified: int = 0
     committed: int = 0
+    memory: Memory = field(default_factory=Memory)
 
     def note(self, proposal: Proposal, verdict: Verdict, committed: int) -> None:
         """Take in one verification; `committed` tokens of it were used.
