@@ -12,7 +12,14 @@ import torch
 from ramify.api import LLM
 from ramify.bench.speculative import PLAIN, Cell, Run, Stopwatch, Workload, alternate
 from ramify.bench.speculative_report import by_position, sentence, summary
-from ramify.bench.speculative_text import compare, expected_rounds, mean_over_tokens, read, tokens_per_call
+from ramify.bench.speculative_text import (
+    compare,
+    expected_rounds,
+    expected_speedup,
+    mean_over_tokens,
+    read,
+    tokens_per_call,
+)
 from ramify.engine import Engine
 from ramify.errors import OptionError, PromptError
 from ramify.exact import output_law, tabular_model
@@ -125,25 +132,28 @@ def test_rounds_given_the_text_are_exact(length):
     caught = False
     for text, mass in masses.items():
         stands_L = read(TARGET, DRAFT, TARGET.tokenizer.encode("ab"), list(text), SamplingParams()).token_L
-        assert expected_rounds(stands_L, length, 4) == pytest.approx(calls[text] / mass, abs=1e-9)
+        assert expected_rounds(stands_L, length, 4).calls == pytest.approx(calls[text] / mass, abs=1e-9)
         caught |= abs(1 + (1 - stands_L[1:]).sum() - calls[text] / mass) > 1e-3
     assert caught
 
 
-def test_rounds_by_every_outcome():
+@pytest.mark.parametrize(("length", "most"), [(2, 6), (2, 9), (4, 30)])
+def test_rounds_by_every_outcome(length, most):
     """The recursion against all ways that drafts stand or fall."""
-    stands, length, most = np.array([0.3, 0.8, 0.5, 0.9, 0.6, 0.7]), 2, 6
-    total = 0.0
+    stands = np.array([0.3, 0.8, 0.5, 0.9, 0.6, 0.7])
+    total = drafts = 0.0
     for outcome in itertools.product((False, True), repeat=len(stands)):
         chance = np.prod([p if stood else 1 - p for p, stood in zip(stands, outcome, strict=True)])
         at, rounds = 1, 0
         while at < len(stands):
             rounds += 1
             drafted = range(at, at + min(length, most - at - 1))
+            ended = at + len(drafted) > len(stands) and all(outcome[at:])
+            drafts += chance * (len(stands) - at if ended else len(drafted))
             at = next((place + 1 for place in drafted if place >= len(stands) or not outcome[place]),
                       at + len(drafted) + 1)
         total += chance * rounds
-    assert expected_rounds(stands, length, most) == pytest.approx(total, abs=1e-12)
+    assert expected_rounds(stands, length, most) == pytest.approx((total, drafts), abs=1e-12)
 
 
 def test_a_reading_is_total_variation_and_overlap():
@@ -183,8 +193,8 @@ def test_expectations_are_those_of_theory(measured):
         assert row["expected_rejections_per_100_tokens"] == 100 * costs.rejections_per_token(acceptance, length)
         assert row["expected_tokens_per_call"] == tokens_per_call(texts, row["verifier"], length, MOST)
         if row["expected_speedup"] is not None:
-            assert row["expected_speedup"] == costs.batched_speedup(
-                acceptance, length, report["costs"]["draft_over_target"], 2, seconds)
+            assert row["expected_speedup"] == expected_speedup(
+                texts, row["verifier"], length, MOST, 2, report["costs"]["draft_step"], seconds)
 
 
 def test_measured_tokens_per_call_agree_with_the_text(llm):
@@ -226,7 +236,8 @@ def test_speed_is_the_median_ratio_of_seconds_per_token():
     row = report["cells"][0]
     assert report["plain"]["seconds_per_token"] == 1.0 and row["seconds_per_token"] == 0.5 and row["speedup"] == 2.0
     assert report["costs"]["draft_over_target"] == pytest.approx(0.2)
-    assert row["expected_speedup"] == pytest.approx((1 + 0.6) / (1.5 + 0.2))
+    # Three tokens; the prompt's call gives the first, and drafts of one stand with a chance of 5/9 and then .1/.5.
+    assert row["expected_speedup"] == pytest.approx(3 / (1 + (1 + 4 / 9) * (1.5 + 0.2)))
     assert report["sentence"] == ("acceptance 0.60, a draft step costs 0.20 of a target step at 2 rows: draft 1, "
                                   "expected 0.9x, measured 2.0x")
     row["speedup"] = 0.8

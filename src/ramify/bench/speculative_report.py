@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from ramify.bench.speculative import MEASURED, PLAIN, Cell, Run, Stopwatch
-from ramify.bench.speculative_text import Reading, mean_over_tokens, tokens_per_call
+from ramify.bench.speculative_text import Reading, expected_speedup, mean_over_tokens, tokens_per_call
 from ramify.theory import speculative_cost as theory
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ def _expected(cell: Cell, text: Row | None, costs: Row, readings: list[Reading],
     acceptance = text["coupled_acceptance" if cell.verifier in ("coupled", "greedy") else "acceptance"]
     seconds, faster = costs["target_seconds"], None
     reachable = seconds and min(seconds) <= rows and rows * (1 + cell.length) <= max(seconds)
-    if costs["draft_over_target"] is not None and reachable:
-        faster = theory.batched_speedup(acceptance, cell.length, costs["draft_over_target"], rows, seconds)
+    if costs["draft_step"] is not None and reachable:
+        faster = expected_speedup(readings, cell.verifier, cell.length, max_tokens, rows, costs["draft_step"], seconds)
     return dict(zip(names, (
         theory.expected_tokens(acceptance, cell.length),
         tokens_per_call(readings, cell.verifier, cell.length, max_tokens),

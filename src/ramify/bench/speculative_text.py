@@ -9,9 +9,9 @@ the length, without supposing that all positions are alike (arXiv 2411.00841 for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ramify.engine.speculation import fit_vocabulary
 from ramify.models import DenseAttention
 from ramify.sampling.transforms import probabilities
 from ramify.theory.intervals import bootstrap_interval
+from ramify.theory.speculative_cost import step_seconds
 
 if TYPE_CHECKING:
     from ramify.models import Model
@@ -73,32 +74,58 @@ def _distributions(model: Model, prompt: list[int], answer: list[int], params: S
     return probabilities(fit_vocabulary(model.decoder.logits(hidden_TD[len(prompt) - 1 :]), size), params)
 
 
-def expected_rounds(stands_L: Floats, length: int, max_tokens: int) -> float:
-    """E[target calls after the prompt's] that write this text with drafts of `length`; the first token is the prompt's.
+class Rounds(NamedTuple):
+    """What writing an answer after its first token takes: target calls, and tokens drafted for them."""
+
+    calls: float
+    drafted: float
+
+
+def expected_rounds(stands_L: Floats, length: int, max_tokens: int) -> Rounds:
+    """The expected rounds that write this text with drafts of `length`; the first token is the prompt's.
 
     A round ends with the first draft that falls, or with the token after `length` drafts that stood. Drafts are cut
-    one short of `max_tokens`, as the engine cuts them. O(L length).
+    one short of `max_tokens` and at an end of the answer, as the engine cuts them. O(L length).
     """
     total = len(stands_L)
     starts_L = np.zeros(total + length + 2)
     starts_L[1] = 1.0
+    drafted = 0.0
     for begin in range(1, total):
-        reached = starts_L[begin]
-        for place in range(begin, begin + min(length, max_tokens - begin - 1)):
+        reached, most = starts_L[begin], min(length, max_tokens - begin - 1)
+        drafted += reached * most
+        for place in range(begin, begin + most):
             if place >= total:  # the text ended among the drafts
+                drafted -= reached * (begin + most - total)
                 reached = 0.0
                 break
             starts_L[place + 1] += reached * (1 - stands_L[place])
             reached *= stands_L[place]
         else:
-            starts_L[begin + min(length, max_tokens - begin - 1) + 1] += reached
-    return float(starts_L[1:total].sum())
+            starts_L[begin + most + 1] += reached
+    return Rounds(float(starts_L[1:total].sum()), float(drafted))
 
 
 def tokens_per_call(readings: Sequence[Reading], verifier: str, length: int, max_tokens: int) -> float:
     """Tokens over expected target calls, the prompts' included; 1 without drafts."""
     tokens = sum(len(reading.tv_L) for reading in readings)
-    return tokens / sum(1 + expected_rounds(reading.stands(verifier), length, max_tokens) for reading in readings)
+    return tokens / sum(1 + expected_rounds(reading.stands(verifier), length, max_tokens).calls for reading in readings)
+
+
+def expected_speedup(readings: Sequence[Reading], verifier: str, length: int, max_tokens: int, rows: int,
+                     draft_seconds: float, target_seconds: Mapping[int, float]) -> float:
+    """Plain over drafted seconds for writing these texts, `rows` at a time.
+
+    Args:
+        draft_seconds: a draft step of `rows` ids.
+        target_seconds: {ids: seconds} of target steps, see `theory.speculative_cost.step_seconds`.
+    """
+    calls, drafted = (sum(part) for part in zip(*(
+        expected_rounds(reading.stands(verifier), length, max_tokens) for reading in readings), strict=True))
+    plain = step_seconds(target_seconds, rows)
+    verify = step_seconds(target_seconds, rows * (1 + drafted / calls)) if calls else plain
+    tokens = sum(len(reading.tv_L) for reading in readings)
+    return tokens * plain / (len(readings) * plain + calls * verify + drafted * draft_seconds)
 
 
 def mean_over_tokens(values: Sequence[Floats]) -> tuple[float, tuple[float, float]]:
