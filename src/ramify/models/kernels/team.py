@@ -7,16 +7,19 @@ Work is a row of phases, each of a known number of items. Every thread goes thro
         finish(board, phase)
     wait(board, phase, count)                 # until all items of the phase are done, whoever does them
 
-Nobody waits for a thread as such: one that comes late, or never, finds its items done by others, so any number of
+`fork` starts the threads, and is called from compiled code. Nobody waits for a thread as such: one that comes late, or never, finds its items done by others, so any number of
 threads is right, and a thread that the system stops costs no more than the item that it holds. `board` is a zeroed
 int64 array of `2 * SPACING` numbers per phase.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Any
 
+import numpy as np
+import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -27,6 +30,8 @@ from ramify.models.kernels.jit import compiled
 SPACING = 8  # numbers between two counters: a cache line, so that threads do not disturb each other by looking
 SPINS = 4000  # looks at a counter before the processor is offered to others: some 100 microseconds
 YIELDS = hasattr(os, "sched_yield")
+# Threads are those of torch's own GNU OpenMP: two pools would disturb each other.
+OPENMP = torch.backends.openmp.is_available() and hasattr(ctypes.CDLL(None), "GOMP_parallel")
 
 _LONG = ir.IntType(64)
 
@@ -64,6 +69,48 @@ def _give_way(typing: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), generate
+
+
+@intrinsic
+def fork(typing: Any, threads: Any, function: Any, args: Any) -> Any:
+    """Call `function(*args)` in up to `threads` threads at once, the caller's included, and return when all have.
+
+    Once only, in the calling thread, where this torch brings no GNU OpenMP.
+    """
+
+    dispatcher = function.dispatcher
+
+    def share(args: Any) -> None:
+        dispatcher(*args)
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        inner = types.none(args)
+        compiled_share = context.compile_subroutine(builder, share, inner)
+        packed = values[2]
+        if not OPENMP:
+            context.call_internal(builder, compiled_share.fndesc, inner, [packed])
+            return context.get_dummy_value()
+        raw = ir.IntType(8).as_pointer()
+        body = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [raw]),
+                           builder.module.get_unique_name("share"))
+        body.linkage = "internal"
+        inside = ir.IRBuilder(body.append_basic_block())
+        place = cgutils.alloca_once_value(builder, packed)
+        loaded = inside.load(inside.bitcast(body.args[0], place.type))
+        context.call_internal_no_propagate(inside, compiled_share.fndesc, inner, [loaded])
+        inside.ret_void()
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [body.type, raw, number, number])
+        call = cgutils.get_or_insert_function(builder.module, kind, "GOMP_parallel")
+        builder.call(call, [body, builder.bitcast(place, raw), builder.trunc(values[0], number), number(0)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, function, args), generate
+
+
+def new_board(phases: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Counters for so many phases."""
+    return np.zeros(2 * SPACING * phases, np.int64)
 
 
 @compiled
