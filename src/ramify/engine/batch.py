@@ -141,7 +141,7 @@ def shared_attention(q_R1Hd: Tensor, shared: tuple[Tensor, Tensor], own: tuple[T
     groups, split = len(kp_GPd), kp_GPd.shape[1]
     each = heads // groups  # query heads that share a key head
     q_GXd = (q_R1Hd * scale).view(rows, groups, each, width).transpose(0, 1).reshape(groups, rows * each, width)
-    own_scores = q_GXd.view(groups * rows, each, width) @ k_GRCd.flatten(0, 1).transpose(1, 2)
+    own_scores = q_GXd.reshape(groups * rows, each, width) @ k_GRCd.flatten(0, 1).transpose(1, 2)
     scores_GRhC = torch.cat([(q_GXd @ kp_GPd.transpose(1, 2)).view(groups, rows, each, -1),
                              own_scores.view(groups, rows, each, -1)], -1)
     if softcap is not None:
