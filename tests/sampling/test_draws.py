@@ -8,7 +8,7 @@ import torch
 
 from ramify.exact import chi_square, enumerate_law
 from ramify.sampling import draws
-from ramify.sampling.draws import CHOICE, TOKEN, Key, KeyedDraws, invert_cdf, mix, uniform
+from ramify.sampling.draws import CHOICE, TOKEN, Key, KeyedDraws, invert_cdf, mix, uniform, uniforms
 
 SOURCE = KeyedDraws()
 CELLS = 64
@@ -69,6 +69,13 @@ def test_keys_name_their_numbers_apart():
     keys = [Key(mix(seed, turn), position, purpose) for seed in range(10) for turn in range(10)
             for position in range(20) for purpose in range(5)]
     assert len({uniform(key) for key in keys}) == len(keys) == 10_000
+
+
+def test_numbers_of_many_keys_at_once_are_those_of_each():
+    keys = [Key(mix(seed), position, purpose) for seed in range(5) for position in (0, 7, 2**40) for purpose in (0, 1004)]
+    keys.append(Key(2**64 - 1, 0))
+    assert uniforms(keys).tolist() == [uniform(key) for key in keys]
+    assert uniforms(keys[:1]).tolist() == [uniform(keys[0])]
 
 
 def test_a_draw_does_not_depend_on_its_batch():

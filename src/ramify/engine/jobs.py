@@ -82,7 +82,8 @@ class Job:
         """Enter `count` ids read from position `start`, the last `drafted` a draft, into the request's ledger."""
         runner = self.context.runner
         page = self.request.usage.role(runner.role)
-        recomputed = agree(self.context.ids[start:], self.context.lost[start : start + count])
+        lost = self.context.lost
+        recomputed = agree(self.context.ids[start:], lost[start : start + count]) if lost else 0
         fresh = start + recomputed
         generated = self.want in ("grow", "logits")
         prompt = max(0, min(start + count, len(self.prefix)) - fresh) if generated else count - recomputed

@@ -15,7 +15,7 @@ from ramify.engine.costs import StepCosts
 from ramify.engine.growth import sample
 from ramify.engine.handlers import HANDLERS
 from ramify.engine.jobs import Job
-from ramify.engine.runner import Runner
+from ramify.engine.runner import Runner, rows_of
 from ramify.engine.scheduler import Scheduler
 from ramify.engine.speculation import Drafts, draft, settle, verify_tree
 from ramify.sampling.draws import Draws
@@ -71,12 +71,12 @@ class Loop:
             drafts = draft(self, rows) if runner is self.target else {}
             began += perf_counter() - planned  # drafts have costs of their own
             work = [(job.context, *_reading(job, count, drafts)) for job, count in rows]
-            starts = [len(job.context.ids) for job, _ in rows]
             for request in {job.request for job, _ in rows}:
                 request.usage.role(runner.role).calls += 1
-            hidden = runner.forward(work)
-            self._settle(runner, [job for job, _ in rows], starts, hidden, drafts)
-            self.costs.note(runner, sum(map(len, hidden)), (now := perf_counter()) - began)
+            hidden_TD = runner.forward(work)
+            read = [(job, len(ids)) for (job, _), (_, ids, _) in zip(rows, work, strict=True)]
+            self._settle(runner, read, hidden_TD, drafts)
+            self.costs.note(runner, len(hidden_TD), (now := perf_counter()) - began)
             began = now
         ended = [request for request in self.requests if request.finished]
         self.requests = [request for request in self.requests if not request.finished]
@@ -115,41 +115,42 @@ class Loop:
         return None
 
     @torch.inference_mode()
-    def _settle(self, runner: Runner, jobs: list[Job], starts: list[int], hidden: list[Tensor],
-                drafts: Drafts) -> None:
-        """Hand every job what its new hidden states were for."""
+    def _settle(self, runner: Runner, read: list[tuple[Job, int]], hidden_TD: Tensor, drafts: Drafts) -> None:
+        """Hand every job what its new hidden states, so many per job, were for."""
         decoder = runner.model.decoder
-        ends: dict[str, list[tuple[Job, Tensor]]] = defaultdict(list)
-        drafted: list[tuple[Job, Tensor]] = []
-        for job, start, hidden_QD in zip(jobs, starts, hidden, strict=True):
-            job.account(start, len(hidden_QD), len(drafts[job][0]) if job in drafts else 0)
+        ends: dict[str, list[Job]] = defaultdict(list)
+        places: dict[str, list[int]] = defaultdict(list)
+        end = 0
+        for job, count in read:
+            first, end = end, end + count
+            job.account(len(job.context.ids) - count, count, len(drafts[job][0]) if job in drafts else 0)
             job.return_prompt()
             if job in drafts:
-                drafted.append((job, hidden_QD))
+                ends["verify"].append(job)
+                places["verify"] += range(first, end)
             elif job.want == "logprobs":
-                self._collect(runner, job, start, hidden_QD)
+                self._collect(runner, job, hidden_TD[first:end])
             elif job.pending == 0:
-                ends[job.want].append((job, hidden_QD[-1]))
-        if drafted:
-            logits_TV = decoder.logits(torch.cat([hidden_QD for _, hidden_QD in drafted]))
-            parts = logits_TV.split([len(hidden_QD) for _, hidden_QD in drafted])
-            for (job, _), logits_NV in zip(drafted, parts, strict=True):
-                settle(job, *drafts[job], logits_NV, self.draws, runner.model.tokenizer)
-        if grown := ends["grow"] + ends["logits"]:
-            logits_RV = decoder.logits(torch.stack([last_D for _, last_D in grown]))
-            self._grow([job for job, _ in ends["grow"]], logits_RV[: len(ends["grow"])])
-            for (job, _), logits_V in zip(ends["logits"], logits_RV[len(ends["grow"]) :], strict=True):
+                ends[job.want].append(job)
+                places[job.want].append(end - 1)
+        if drafted := ends["verify"]:
+            logits_TV = decoder.logits(rows_of(hidden_TD, places["verify"]))
+            settle(drafted, drafts, logits_TV, self.draws, runner.model.tokenizer)
+        if grown := ends["grow"]:
+            self._grow(grown, decoder.logits(rows_of(hidden_TD, places["grow"])))
+        if ends["logits"]:
+            for job, logits_V in zip(ends["logits"], decoder.logits(hidden_TD[places["logits"]]), strict=True):
                 job.context.logits = logits_V
         if ends["value"]:
             head = runner.model.head
             assert head is not None  # load_model(head=True) saw to it
-            values = head(torch.stack([last_D for _, last_D in ends["value"]])).tolist()
-            for (job, _), value in zip(ends["value"], values, strict=True):
+            for job, value in zip(ends["value"], head(hidden_TD[places["value"]]).tolist(), strict=True):
                 job.context.value = value
 
-    def _collect(self, runner: Runner, job: Job, start: int, hidden_QD: Tensor) -> None:
+    def _collect(self, runner: Runner, job: Job, hidden_QD: Tensor) -> None:
         """Log-probabilities of the answer tokens that follow the ids just read."""
         answer, known, first = job.sequence.tokens, job.context.logprobs, len(job.prefix) - 1
+        start = len(job.context.ids) - len(hidden_QD)
         skip = max(0, first + len(known) - start)
         follow = answer[max(start - first, len(known)) : max(0, start + len(hidden_QD) - first)]
         if follow:

@@ -56,8 +56,8 @@ class Runner:
             self.prefixes.insert(context.ids, context.table)
 
     @torch.inference_mode()
-    def forward(self, work: list[tuple[Context, list[int], Tree | None]]) -> list[Tensor]:
-        """Read new ids, one ragged forward for all. Returns hidden states, [new ids, hidden size] per context.
+    def forward(self, work: list[tuple[Context, list[int], Tree | None]]) -> Tensor:
+        """Read new ids, one ragged forward for all. Returns their hidden states hidden_TD, context after context.
 
         The caller made sure that the blocks are there.
         """
@@ -73,9 +73,14 @@ class Runner:
         ids_T, positions_T = flatten(rows)
         decoder = self.model.decoder
         attend = PagedAttention(decoder.config, self.store, rows, self.pool.block_size)
-        hidden_TD = decoder(ids_T, positions_T, attend)
+        hidden_TD: Tensor = decoder(ids_T, positions_T, attend)
         for context, ids, _ in work:
             context.ids += ids
             context.logits = None  # they belonged to the position before
         self.tokens_seen += len(ids_T)
-        return list(hidden_TD.split([len(row.ids) for row in rows]))
+        return hidden_TD
+
+
+def rows_of(x_TD: Tensor, rows: list[int]) -> Tensor:
+    """Some rows, in this order; a view where it is all of them."""
+    return x_TD if len(rows) == len(x_TD) and rows == list(range(len(rows))) else x_TD[rows]

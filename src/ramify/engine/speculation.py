@@ -5,6 +5,7 @@ p is the draft's distribution, q the target's.
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from time import perf_counter
@@ -17,12 +18,14 @@ from torch import Tensor
 from ramify.engine.batch import Tree
 from ramify.engine.growth import commit
 from ramify.engine.jobs import Job
+from ramify.engine.runner import rows_of
 from ramify.sampling.draws import ACCEPT, Draws, Key
 from ramify.sampling.transforms import has_penalties, probabilities
 from ramify.speculative.drafter import Ask, Drafter, Seen
 from ramify.speculative.pace import Pace
 from ramify.speculative.proposal import Path, Proposal
 from ramify.speculative.speculation import Speculation
+from ramify.speculative.verify import Verdict
 
 if TYPE_CHECKING:
     from ramify.engine.loop import Loop
@@ -208,7 +211,8 @@ class Reader:
                     # Every candidate will inherit the prompt; the one that is computed now is not saved.
                     request.usage.role("draft").cached -= 0 if root.lost else job.pending
         while waiting:
-            room, work = self.loop.scheduler.step_tokens, []
+            room = self.loop.scheduler.step_tokens
+            work: list[tuple[Job, list[int], Tree | None]] = []
             for job in waiting:
                 ids = job.next_ids(min(job.pending, room))
                 room -= len(ids)
@@ -221,16 +225,16 @@ class Reader:
             waiting = [job for job in waiting if job.pending]
 
     @torch.inference_mode()
-    def _read(self, work: list[tuple[Job, list[int], Tree | None]]) -> list[Tensor]:
+    def _read(self, work: list[tuple[Job, list[int], Tree | None]]) -> Tensor:
         """One forward of the draft model, entered into the ledgers."""
         self.mark(sum(len(ids) for _, ids, _ in work))
         starts = [len(job.context.ids) for job, _, _ in work]
-        hidden = self.runner.forward([(job.context, ids, tree) for job, ids, tree in work])
+        hidden_TD = self.runner.forward([(job.context, ids, tree) for job, ids, tree in work])
         for request in {job.request for job, _, _ in work}:
             request.usage.role("draft").calls += 1
         for (job, ids, _), start in zip(work, starts, strict=True):
             job.account(start, len(ids))
-        return hidden
+        return hidden_TD
 
     def admit(self, asks: dict[Ask, Job], nodes: int) -> dict[Ask, Job]:
         """Those that the draft's cache and context have room for, `nodes` drafted ids each; they get a context."""
@@ -255,7 +259,7 @@ class Reader:
     @torch.inference_mode()
     def __call__(self, asks: Sequence[tuple[Ask, Sequence[Path]]]) -> list[Seen]:
         """See `ramify.speculative.Look`: one forward of the draft model."""
-        work = []
+        work: list[tuple[Job, list[int], Tree | None]] = []
         for ask, paths in asks:
             branch = self.branches[ask]
             job, new = branch.job, [path for path in paths if path]
@@ -265,23 +269,19 @@ class Reader:
                 branch.base = len(job.context.ids) + len(ids)
             work.append((job, ids, branch.tree(new)))
             branch.paths += new
-        hidden = self._read(work)
-        last_RD = torch.cat([hidden_QD[-len(paths) :] for hidden_QD, (_, paths) in zip(hidden, asks, strict=True)])
+        hidden_TD = self._read(work)
+        ends = itertools.accumulate(len(ids) for _, ids, _ in work)
+        last = [at for end, (_, paths) in zip(ends, asks, strict=True) for at in range(end - len(paths), end)]
+        last_RD = rows_of(hidden_TD, last)
         logits_RV = fit_vocabulary(self.runner.model.decoder.logits(last_RD),
                                    self.loop.target.model.decoder.config.vocab_size)
-        p_RV = self._distributions([job for job, _, _ in work], asks, logits_RV)
+        p_RV = self._distributions(asks, logits_RV)
         sizes = [len(paths) for _, paths in asks]
         return [Seen(*rows) for rows in zip(p_RV.split(sizes), last_RD.split(sizes), strict=True)]
 
-    def _distributions(self, jobs: list[Job], asks: Sequence[tuple[Ask, Sequence[Path]]], logits_RV: Tensor) -> Tensor:
-        """What every request's own transforms make of the rows: p_RV."""
-        owners = [job.request for job, (_, paths) in zip(jobs, asks, strict=True) for _ in paths]
-        rows = [(ask.answer, path) for ask, paths in asks for path in paths]
-        p_RV = torch.empty_like(logits_RV)
-        for request in dict.fromkeys(owners):
-            mine = [at for at, owner in enumerate(owners) if owner is request]
-            p_RV[mine] = distribution(request, logits_RV[mine], [rows[at] for at in mine])
-        return p_RV
+    def _distributions(self, asks: Sequence[tuple[Ask, Sequence[Path]]], logits_RV: Tensor) -> Tensor:
+        owners = [self.branches[ask].job.request for ask, paths in asks for _ in paths]
+        return distributions(owners, logits_RV, [(ask.answer, path) for ask, paths in asks for path in paths])
 
 
 def fit_vocabulary(logits_RV: Tensor, size: int) -> Tensor:
@@ -290,8 +290,19 @@ def fit_vocabulary(logits_RV: Tensor, size: int) -> Tensor:
     return F.pad(logits_RV, (0, missing), value=-torch.inf) if missing > 0 else logits_RV[:, :size]
 
 
-def distribution(request: Request, logits_RV: Tensor, rows: Sequence[tuple[list[int], Path]]) -> Tensor:
-    """What is sampled from after each (answer, path), with the request's own transforms: p_RV or q_RV."""
+def distributions(owners: Sequence[Request], logits_RV: Tensor, rows: Sequence[tuple[list[int], Path]]) -> Tensor:
+    """What is sampled from after each (answer, path) of its owner, with that request's own transforms: p_RV or q_RV."""
+    requests = dict.fromkeys(owners)
+    if len(requests) == 1:
+        return _distribution(owners[0], logits_RV, rows)
+    probs_RV = torch.empty_like(logits_RV)
+    for request in requests:
+        mine = [at for at, owner in enumerate(owners) if owner is request]
+        probs_RV[mine] = _distribution(request, logits_RV[mine], [rows[at] for at in mine])
+    return probs_RV
+
+
+def _distribution(request: Request, logits_RV: Tensor, rows: Sequence[tuple[list[int], Path]]) -> Tensor:
     params = request.prompt.params
     answers = [answer + list(path) for answer, path in rows] if has_penalties(params) else None
     return probabilities(logits_RV, params, answers, request.prompt.ids)
@@ -308,29 +319,48 @@ def verify_tree(proposal: Proposal, base: int) -> Tree | None:
     return Tree(base, depths, sees)
 
 
-def settle(job: Job, proposal: Proposal, branch: _Branch | None, logits_NV: Tensor, draws: Draws,
-           tokenizer: Tokenizer) -> None:
-    """Verify one row's proposal, commit what came of it, and forget the rest of what both models read."""
+def settle(drafted: list[Job], drafts: Drafts, logits_TV: Tensor, draws: Draws, tokenizer: Tokenizer) -> None:
+    """Verify every row's proposal, commit what came of it, and forget the rest of what both models read.
+
+    logits_TV: after the last committed id and each node of the proposals, row after row.
+    """
+    sizes = [1 + len(drafts[job][0]) for job in drafted]
+    owners = [job.request for job, size in zip(drafted, sizes, strict=True) for _ in range(size)]
+    rows = [(job.sequence.tokens, path) for job in drafted for path in ((), *drafts[job][0].paths)]
+    q_TV = distributions(owners, logits_TV, rows)
+    verdicts, places, tokens, first = [], [], [], 0
+    for job, size in zip(drafted, sizes, strict=True):
+        proposal, sequence, speculation = drafts[job][0], job.sequence, job.request.speculation
+        assert speculation is not None
+        verdict = speculation.verify(proposal, q_TV[first : first + size], draws,
+                                     Key(sequence.stream, len(sequence.tokens), ACCEPT))
+        verdicts.append(verdict)
+        places += [first, *(first + 1 + node for node in verdict.path)]
+        tokens += verdict.text(proposal)
+        first += size
+    logprobs = iter((logits_TV[places, tokens] - logits_TV[places].logsumexp(-1)).tolist())
+    for job, verdict in zip(drafted, verdicts, strict=True):
+        proposal = drafts[job][0]
+        _settle(job, proposal, drafts[job][1], verdict,
+                [(token, next(logprobs)) for token in verdict.text(proposal)], tokenizer)
+
+
+def _settle(job: Job, proposal: Proposal, branch: _Branch | None, verdict: Verdict, text: list[tuple[int, float]],
+            tokenizer: Tokenizer) -> None:
+    """Commit the tokens and log-probabilities of a verdict up to an end of the answer, and prune both contexts."""
     request, sequence, context = job.request, job.sequence, job.context
     speculation = request.speculation
     assert speculation is not None
-    paths = proposal.paths
-    q_NV = distribution(request, logits_NV, [(sequence.tokens, path) for path in [(), *paths]])
-    key = Key(sequence.stream, len(sequence.tokens), ACCEPT)
-    verdict = speculation.verify(proposal, q_NV, draws, key)
-    before = len(sequence.tokens)
-    base = len(context.ids) - len(proposal)
-    for node, row in zip([*verdict.path, -1], [-1, *verdict.path], strict=True):
-        token = proposal.tokens[node] if node >= 0 else verdict.token
-        logprob = (logits_NV[row + 1, token] - logits_NV[row + 1].logsumexp(-1)).item()
+    committed, base = 0, len(context.ids) - len(proposal)
+    for token, logprob in text:
         commit(sequence, token, logprob, tokenizer)
+        committed += 1
         if not sequence.live:
             break
-    committed = len(sequence.tokens) - before
     job.grow -= committed
     context.prune(base, verdict.path[: committed - 1])
     if branch is not None:
-        place = {path: at for at, path in enumerate(branch.paths)}
+        place, paths = {path: at for at, path in enumerate(branch.paths)}, proposal.paths
         kept = [place[paths[node]] for node in verdict.path[: committed - 1] if paths[node] in place]
         branch.job.context.prune(branch.base, kept)
     speculation.note(proposal, verdict, committed)

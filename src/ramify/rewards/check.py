@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ramify.engine.runner import Runner
 from ramify.errors import RewardError
 
@@ -84,8 +86,9 @@ def score_ids(model: Model, rows: Sequence[list[int]], parts: int = 1) -> list[f
     assert model.head is not None
     for part in range(parts):
         pieces = [row[len(row) * part // parts : len(row) * (part + 1) // parts] for row in rows]
-        hidden = runner.forward([(context, ids, None) for context, ids in zip(contexts, pieces, strict=True)])
-    return [model.head(hidden_QD[-1:]).item() for hidden_QD in hidden]
+        hidden_TD = runner.forward([(context, ids, None) for context, ids in zip(contexts, pieces, strict=True)])
+    ends = np.cumsum([len(piece) for piece in pieces]) - 1
+    return [model.head(hidden_TD[end : end + 1]).item() for end in ends.tolist()]
 
 
 def _transformers_scores(model: Model, rows: Sequence[list[int]]) -> list[float | None]:

@@ -75,6 +75,17 @@ def uniform(key: Key) -> float:
     return (mix(*key) >> 11) * 2.0**-53
 
 
+def uniforms(keys: Sequence[Key]) -> np.ndarray:
+    """`uniform` of every key, in a few passes over all of them."""
+    state_R = np.zeros(len(keys), np.uint64)
+    for word_R in np.array(keys, np.uint64).T:
+        state_R += word_R + np.uint64(0x9E3779B97F4A7C15)
+        state_R = (state_R ^ (state_R >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state_R = (state_R ^ (state_R >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state_R ^= state_R >> np.uint64(31)
+    return (state_R >> np.uint64(11)) * 2.0**-53
+
+
 def invert_cdf(probs_RV: torch.Tensor, uniforms_R: np.ndarray) -> torch.Tensor:
     """The index at which each row's cumulative sum passes uniform * total.
 
@@ -93,8 +104,7 @@ class KeyedDraws:
 
     def categorical(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
         """See `Draws`. One pass over the probabilities for all rows."""
-        uniforms_R = np.array([uniform(key) for key in keys])
-        picks: list[int] = invert_cdf(probs_RV, uniforms_R).tolist()
+        picks: list[int] = invert_cdf(probs_RV, uniforms(keys)).tolist()
         return picks
 
     def guess(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
