@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ramify.cli.bench_engine import engine
 from ramify.cli.bench_speculative import speculative
 from ramify.cli.options import method_named, parse_settings
 from ramify.cli.output import notes, say_json, screen
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="bench", no_args_is_help=True, help="Measure methods: accuracy, reward and compute.")
 
 app.command()(speculative)
+app.command()(engine)
 
 METHODS = "sample,self_consistency,best_of_n,speculative_rejection,treebon"
 

@@ -14,6 +14,7 @@ from ramify.cli.env import env
 from ramify.cli.generate import generate
 from ramify.cli.methods import methods
 from ramify.cli.output import complain, say
+from ramify.cli.plan import plan
 from ramify.cli.reward import app as reward
 from ramify.cli.theory import app as theory
 from ramify.cli.verify import verify
@@ -38,7 +39,7 @@ def root(version: Annotated[bool, typer.Option("--version", callback=_version, i
     """Better and cheaper answers from a language model at inference time."""
 
 
-for command in (generate, view, methods, demo, verify, env):
+for command in (generate, view, methods, plan, demo, verify, env):
     app.command()(command)
 app.add_typer(bench)
 app.add_typer(reward)

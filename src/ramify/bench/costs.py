@@ -1,0 +1,113 @@
+"""What steps of this model cost on this machine: a few seconds of small searches, and a fit to their steps.
+
+`engine/costs.py` measures the steps of whatever runs, by their ids, and decides with them how long to draft. Here
+steps are run for the sake of measuring, and told apart by what they read as well, so that the cost of a search can
+be told before it runs, or without the others that shared the machine while it did.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from ramify.bench.engine import Workload, random_texts
+from ramify.bench.watch import Turn, Watch
+from ramify.engine import Engine, Extend, Fork, Prompt, Score, Sequence
+from ramify.theory.step_cost import Step, StepCost, fit_step_cost, relative_errors
+from ramify.types import SamplingParams
+
+if TYPE_CHECKING:
+    from ramify.api import LLM
+    from ramify.engine import Reward
+    from ramify.models import Model
+
+BUDGET = 4.0  # seconds after which no further repeat begins
+ROUNDS = 3
+TOKENS = 5  # of every candidate: each is a step
+# One prompt read and forked, and different prompts side by side: what is shared and what is not.
+GRID = (Workload("short", 1, 24, 1, TOKENS), Workload("wide", 1, 24, 64, TOKENS), Workload("long", 1, 256, 4, TOKENS),
+        Workload("both", 1, 256, 32, TOKENS), Workload("apart", 12, 64, 1, TOKENS))
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Costs:
+    """Step costs by model, and how well they tell the steps they come from: |predicted / measured - 1|."""
+
+    by_model: dict[Model, StepCost]
+    median_error: float
+    worst_error: float
+
+    def seconds(self, turns: Iterable[Turn]) -> float:
+        """The idealized runtime of engine steps: what they take with the machine to themselves.
+
+        A model that was not measured counts as it ran.
+        """
+        return sum(self.by_model[forward.model].seconds(forward.step) if forward.model in self.by_model
+                   else forward.seconds for turn in turns for forward in turn.forwards)
+
+
+def measure_costs(llm: LLM, reward: Reward | None = None, *, budget: float = BUDGET,
+                  clock: Callable[[], float] = time.perf_counter) -> Costs:
+    """Costs of the target's steps, and of those of the models that `reward` reads with (default: none).
+
+    An engine of its own runs every search of a small grid, made shorter where the context is, until `budget` seconds
+    are over, but at least once. A step's cost is that of the whole engine step, drawing tokens and Python included, of
+    the fastest repeat.
+    """
+    positions = llm.model.decoder.config.max_positions
+    grid = [_shortened(workload, positions) for workload in GRID]
+    engine = Engine(llm.model, capacity=sum(workload.rows * (workload.positions + 32) for workload in grid[2:]),
+                    prefix_cache=False)
+    texts = {workload: random_texts(workload, llm.model.tokenizer, 0) for workload in grid}
+    for workload in grid[:2]:  # first calls are slower: kernels load, memory is touched
+        _run(engine, workload, texts[workload], reward)
+    seen: list[tuple[Model, Step, float]] = []
+    began = clock()
+    for _ in range(ROUNDS):
+        for workload in grid:
+            with Watch(engine, clock) as watch:
+                _run(engine, workload, texts[workload], reward)
+            seen += [(turn.forwards[0].model, turn.forwards[0].step, turn.seconds) for turn in watch.turns
+                     if len(turn.forwards) == 1]
+        if clock() - began > budget:
+            break
+    return fit(seen)
+
+
+def fit(seen: list[tuple[Model, Step, float]]) -> Costs:
+    """A cost for every model among measured steps."""
+    by_model, errors = {}, []
+    for model in dict.fromkeys(model for model, _, _ in seen):
+        fastest: dict[Step, float] = {}
+        for other, step, took in seen:
+            if other is model:
+                fastest[step] = min(took, fastest.get(step, took))
+        steps, seconds = list(fastest), list(fastest.values())
+        by_model[model] = fit_step_cost(steps, seconds)
+        errors += [abs(error) for error in relative_errors(by_model[model], steps, seconds)]
+    return Costs(by_model, median(errors), max(errors))
+
+
+def _shortened(workload: Workload, positions: int) -> Workload:
+    return replace(workload, length=min(workload.length, positions - workload.tokens - 32))
+
+
+def _run(engine: Engine, workload: Workload, texts: list[str], reward: Reward | None) -> None:
+    params = SamplingParams(max_tokens=workload.tokens, ignore_eos=True)
+
+    def search(prompt: Prompt) -> Generator[Any, Any, Sequence]:
+        alive = yield Fork(prompt, workload.samples)
+        yield Extend(alive)
+        if reward is not None:
+            yield Score(alive, reward)
+        return alive[0]
+
+    requests = [engine.submit(text, search, params, seed=at) for at, text in enumerate(texts)]
+    while not all(request.finished for request in requests):
+        engine.step()
+    for request in requests:
+        if request.error is not None:
+            raise request.error

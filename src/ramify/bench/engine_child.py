@@ -1,0 +1,81 @@
+"""One measurement in a process of its own: `python -m ramify.bench.engine_child`, its job as JSON on standard input.
+
+A process of its own starts cold, and the peak of its memory belongs to one workload. It writes JSON lines:
+{"seconds": ...} after a timed run, {"first_token_at": ...} in seconds since the epoch, and at the end what it found.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING
+
+from ramify.bench.machine import measure_limits, peak_bytes
+from ramify.errors import RamifyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ramify.trace import Row
+
+
+def main() -> None:
+    """Do the job. A mistake of the user comes back as {"error": [kind, needed, got, do]}."""
+    job = json.load(sys.stdin)
+    try:
+        say(JOBS[job.pop("job")](**job))
+    except RamifyError as error:
+        say({"error": [type(error).__name__, error.needed, error.got, error.do]})
+
+
+def say(row: Row) -> None:
+    """A line for the parent."""
+    sys.stdout.write(json.dumps(row) + "\n")
+    sys.stdout.flush()
+
+
+def workload(model: str, dtype: str, name: str, tokens: int | None, repeats: int, seed: int) -> Row:
+    """Times, counts and memory of one workload."""
+    import ramify.api  # torch and all that comes with it: what the process holds without a model
+    from ramify.bench.engine import measure, named
+
+    interpreter = peak_bytes()
+    llm = ramify.api.load(model, reward=None, dtype=dtype)
+    loaded = peak_bytes()
+    row = measure(llm, named(name, tokens)[0], repeats, seed=seed, interpreter=interpreter,
+                  done=lambda seconds: say({"seconds": seconds}))
+    return {**row, "loaded_bytes": loaded, "peak_bytes": peak_bytes()}
+
+
+def cold(model: str, dtype: str, seed: int) -> Row:
+    """When the first token of a process was there."""
+    import ramify.api
+    from ramify.bench.engine import named, random_texts, run
+
+    llm = ramify.api.load(model, reward=None, dtype=dtype)
+    task = replace(named("single")[0], tokens=1)
+    run(llm, task, random_texts(task, llm.model.tokenizer, seed), seed,
+        first=lambda: say({"first_token_at": time.time()}))
+    return {}
+
+
+def probe(model: str, dtype: str) -> Row:
+    """What the machine and the model's steps cost."""
+    import torch
+
+    import ramify.api
+    from ramify.bench.costs import measure_costs
+
+    llm = ramify.api.load(model, reward=None, dtype=dtype)
+    costs = measure_costs(llm)
+    return {"limits": asdict(measure_limits()), "costs": asdict(costs.by_model[llm.model]),
+            "cost_errors": {"median": costs.median_error, "worst": costs.worst_error}, "torch": torch.__version__,
+            "threads": torch.get_num_threads(), "positions": llm.model.decoder.config.max_positions}
+
+
+JOBS: dict[str, Callable[..., Row]] = {"workload": workload, "cold": cold, "probe": probe}
+
+if __name__ == "__main__":
+    main()

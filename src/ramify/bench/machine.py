@@ -1,0 +1,61 @@
+"""What the machine can do, measured in a second or two, and what a process holds of its memory."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+READ_BYTES = 256 * 2**20  # beyond every cache
+SIDE = 2048  # of the square matrices that are multiplied
+REPEATS = 5
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """Rates that no program on this machine passes by much: medians of short loops over all threads of torch.
+
+    read: bytes per second from memory. multiply: float32 operations per second of a matrix product.
+    multiply_int8: the same for 8-bit integers.
+    """
+
+    read: float
+    multiply: float
+    multiply_int8: float
+
+
+def measure_limits(read_bytes: int = READ_BYTES, side: int = SIDE, repeats: int = REPEATS) -> Limits:
+    """Read a large array and multiply square matrices. Takes about a second and twice `read_bytes` at most."""
+    import torch
+
+    def seconds(work: Callable[[], object]) -> float:
+        work()
+        took = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            work()
+            took.append(time.perf_counter() - began)
+        return median(took)
+
+    numbers = torch.ones(read_bytes // 4)
+    read = seconds(numbers.sum)
+    del numbers
+    a = torch.ones(side, side)
+    multiply = seconds(lambda: a @ a)
+    small = torch.ones(side, side, dtype=torch.int8)
+    multiply_int8 = seconds(lambda: torch._int_mm(small, small))
+    return Limits(read_bytes / read, 2 * side**3 / multiply, 2 * side**3 / multiply_int8)
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held so far."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage would count what a parent held when it started this process
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
