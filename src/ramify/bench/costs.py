@@ -49,6 +49,23 @@ class Costs:
                    else forward.seconds for turn in turns for forward in turn.forwards)
 
 
+class IdealClock:
+    """Goes on with every watched step by its price with the machine to itself: a clock for idealized runtime.
+
+    It takes the watch's turns as it goes.
+    """
+
+    def __init__(self, costs: Costs, watch: Watch) -> None:
+        self.costs, self.watch = costs, watch
+        self._seconds = 0.0
+
+    def __call__(self) -> float:
+        """Seconds since the first step."""
+        self._seconds += self.costs.seconds(self.watch.turns)
+        self.watch.turns.clear()
+        return self._seconds
+
+
 def measure_costs(llm: LLM, reward: Reward | None = None, *, budget: float = BUDGET,
                   clock: Callable[[], float] = time.perf_counter) -> Costs:
     """Costs of the target's steps, and of those of the models that `reward` reads with (default: none).

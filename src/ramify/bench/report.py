@@ -53,6 +53,9 @@ def _cell_summary(cell: Cell, rows: list[Row]) -> dict[str, Any]:
         "tokens": _by_role(rows, "tokens"), "flops": _by_role(rows, "flops"),
         "peak_kv_tokens": float(_column(rows, "peak_kv_tokens").mean()),
         "wall_seconds": float(_column(rows, "seconds").mean()),
+        # Rows of an earlier version have none.
+        "ideal_seconds": None if any(row.get("ideal_seconds") is None for row in rows) else float(
+            _column(rows, "ideal_seconds").mean()),
     }
 
 

@@ -44,8 +44,10 @@ class Cell:
 
 
 def measure(llm: LLM, cells: Iterable[Cell], questions: list[Question], *, seed: int, sampling: dict[str, Any],
-            done: Results, write: Callable[[Row], None]) -> None:
+            done: Results, write: Callable[[Row], None], ideal: Callable[[], float] | None = None) -> None:
     """Fill `done` with a row for every cell and question; each new row goes to `write` too.
+
+    `ideal` is a clock of idealized runtime (`costs.IdealClock`) that rows are timed by beside the wall's.
 
     Answers of methods that do not score, or score by another reward, are judged by the model's own reward
     afterwards; that costs the method nothing in its ledger and the row says `judged`.
@@ -60,7 +62,7 @@ def measure(llm: LLM, cells: Iterable[Cell], questions: list[Question], *, seed:
         rows = done.setdefault(cell.key, {})
         _check(rows, questions, cell)
         missing = [(index, question) for index, question in enumerate(questions) if index not in rows]
-        for row in _answers(llm, cell, search, params, missing, seed):
+        for row in _answers(llm, cell, search, params, missing, seed, (time.perf_counter, ideal or _unknown)):
             rows[row["question"]] = row
             write(row)
         unjudged = [row for row in rows.values() if row["reward"] is None]
@@ -78,8 +80,8 @@ def _check(rows: dict[int, Row], questions: list[Question], cell: Cell) -> None:
 
 
 def _answers(llm: LLM, cell: Cell, search: Any, params: SamplingParams, missing: list[tuple[int, Question]],
-             seed: int) -> Iterator[Row]:
-    """The rows of one cell, as they end."""
+             seed: int, clocks: tuple[Callable[[], float], Callable[[], float | None]]) -> Iterator[Row]:
+    """The rows of one cell, as they end; what each took is the time since the one before, by the wall and ideally."""
     counters: dict[int, GeneratedTokens] = {}
 
     def submit(index: int, question: Question) -> Request:
@@ -87,12 +89,18 @@ def _answers(llm: LLM, cell: Cell, search: Any, params: SamplingParams, missing:
         return llm.engine.submit(question.prompt, search, params, method=cell.method, seed=cell.seed(seed, index),
                                  trace=counters[index].note)
 
-    last = time.perf_counter()
+    last = [clock() for clock in clocks]
     for index, question, result in _run(llm, submit, missing, max(1, ROWS // cell.n)):
-        now = time.perf_counter()
-        last, seconds = now, now - last
+        now = [clock() for clock in clocks]
+        seconds, ideal = (None if after is None or before is None else after - before
+                          for before, after in zip(last, now, strict=True))
+        last = now
         yield {"cell": cell.key, "question": index, "prompt": question.prompt, **_row(cell, result, question),
-               "generated_tokens": counters.pop(index).total, "seconds": seconds}
+               "generated_tokens": counters.pop(index).total, "seconds": seconds, "ideal_seconds": ideal}
+
+
+def _unknown() -> None:
+    """The clock of those who measured no costs."""
 
 
 def _row(cell: Cell, result: Result, question: Question) -> Row:

@@ -37,7 +37,7 @@ def _table(title: str, heads: list[str], lines: list[list[str]]) -> Table:
 def cell_columns(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and lines of the main table."""
     heads = ["method", "n", "accuracy", "95 %", "reward", "95 %", "answer\ntokens", "generated\ntokens",
-             "forward tokens\nby model", "FLOPs\nby model", "FLOPs", "seconds"]
+             "forward tokens\nby model", "FLOPs\nby model", "FLOPs", "seconds\n(ideal)"]
     lines = []
     for row in report["rows"]:
         mark = " *" if row["reward_judged_afterwards"] else ""
@@ -46,8 +46,12 @@ def cell_columns(report: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         lines.append([label(row), str(row["n"]), f"{row['accuracy']:.1%}",
                       " to ".join(f"{100 * edge:.0f}" for edge in row["accuracy_interval"]), reward, spread,
                       f"{row['answer_tokens']:.1f}", f"{row['generated_tokens']:.0f}", _roles(row["tokens"], ".0f"),
-                      _roles(row["flops"], ".2e"), f"{row['flops']['total']:.2e}", f"{row['wall_seconds']:.3f}"])
+                      _roles(row["flops"], ".2e"), f"{row['flops']['total']:.2e}", _seconds(row)])
     return heads, lines
+
+
+def _seconds(row: dict[str, Any]) -> str:
+    return f"{row['wall_seconds']:.3f}" + ("" if row["ideal_seconds"] is None else f" ({row['ideal_seconds']:.3f})")
 
 
 def _roles(page: dict[str, float], form: str) -> str:
@@ -99,6 +103,8 @@ def footnotes(report: dict[str, Any]) -> list[str]:
     notes = [f"{name}: {options}." for name, options in chosen.items()]
     if any(row["reward_judged_afterwards"] for row in report["rows"]):
         notes.append("* the method does not use this reward: its answers were scored afterwards, outside its ledger.")
+    if any(row["ideal_seconds"] is not None for row in report["rows"]):
+        notes.append("Ideal seconds: every step at its price with the machine to itself, by a fit to measured ones.")
     if any(row.get("head_to_head", {}).get("beyond_pool") for row in report["rows"]):
         notes.append("† more tokens than the pool has: compared with Best-of-N of the whole pool. Raise --pool.")
     return notes

@@ -157,7 +157,9 @@ def _run(llm: LLM, setup: Row, cells: list[Cell], questions: list[Question], out
     """Every row that the report needs: from the file what is there, the rest measured now and kept there."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
+    from ramify.bench.costs import IdealClock, measure_costs
     from ramify.bench.run import measure
+    from ramify.bench.watch import Watch
 
     results = _read(out, setup)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -167,6 +169,10 @@ def _run(llm: LLM, setup: Row, cells: list[Cell], questions: list[Question], out
         sink = opened.enter_context(RowWriter(out, append=True)) if out else None
         if sink and not results:
             sink.write([setup])
+        ideal = None
+        if before < len(cells) * len(questions):
+            notes().print("measuring what steps cost on this machine ...")
+            ideal = IdealClock(measure_costs(llm, llm.reward), opened.enter_context(Watch(llm.engine)))
         progress = opened.enter_context(Progress(*columns, console=notes(), transient=True))
         bar = progress.add_task("", total=len(cells) * len(questions), completed=before)
 
@@ -176,7 +182,8 @@ def _run(llm: LLM, setup: Row, cells: list[Cell], questions: list[Question], out
             progress.update(bar, description=row["cell"], advance=0 if row["judged"] else 1)
 
         try:
-            measure(llm, cells, questions, seed=setup["seed"], sampling=setup["sampling"], done=results, write=keep)
+            measure(llm, cells, questions, seed=setup["seed"], sampling=setup["sampling"], done=results, write=keep,
+                    ideal=ideal)
         except KeyboardInterrupt:
             progress.stop()
             kept = f"the answers so far are in {out}, and the same command goes on from there" if out else \
