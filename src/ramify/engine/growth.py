@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from ramify.sampling.draws import TOKEN, Draws, Key
@@ -22,8 +23,9 @@ def sample(jobs: list[Job], logits_RV: Tensor, draws: Draws, tokenizer: Tokenize
     probs_RV = probabilities(logits_RV, prompt.params, answers, prompt.ids)
     keys = [Key(job.sequence.stream, len(job.sequence.tokens), TOKEN) for job in jobs]
     tokens = draws.categorical(probs_RV, keys)
-    chosen_R = logits_RV[range(len(tokens)), tokens] - logits_RV.logsumexp(-1)
-    for job, token, logprob in zip(jobs, tokens, chosen_R.tolist(), strict=True):
+    token_R1 = torch.tensor(tokens, device=logits_RV.device)[:, None]
+    logprob_R = logits_RV.log_softmax(-1).gather(-1, token_R1)[:, 0].tolist()
+    for job, token, logprob in zip(jobs, tokens, logprob_R, strict=True):
         job.grow -= 1
         commit(job.sequence, token, logprob, tokenizer)
 

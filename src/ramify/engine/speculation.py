@@ -18,6 +18,7 @@ from torch import Tensor
 from ramify.engine.batch import Tree
 from ramify.engine.growth import commit
 from ramify.engine.jobs import Job
+from ramify.engine.reading import agree
 from ramify.engine.runner import rows_of
 from ramify.sampling.draws import ACCEPT, Draws, Key
 from ramify.sampling.transforms import has_penalties, probabilities
@@ -25,6 +26,7 @@ from ramify.speculative.drafter import Ask, Drafter, Seen
 from ramify.speculative.pace import Pace
 from ramify.speculative.proposal import Path, Proposal
 from ramify.speculative.speculation import Speculation
+from ramify.speculative.translation import translation
 from ramify.speculative.verify import Verdict
 
 if TYPE_CHECKING:
@@ -118,7 +120,7 @@ def _drafts_of(loop: Loop, drafter: Drafter, asks: dict[Ask, Job], room: _Room) 
     drafts: Drafts = {}
     for (ask, job), proposal in zip(asks.items(), proposals, strict=True):
         job.request.usage.role("draft").flops += ask.flops
-        branch = reader.branches[ask] if reader else None
+        branch = reader.branches[ask] if reader and not reader.translation else None
         if len(proposal) and room.take(job, len(proposal)):
             drafts[job] = proposal, branch
         elif branch is not None:
@@ -145,11 +147,12 @@ class _Seconds:
         """See `Costs`."""
         if self.runner is None:
             return 0.0
-        unread = sum(len(request.prompt.ids) - len(request.root.contexts[self.runner].ids)
+        unread = sum(len(request.prefixes[self.runner]) - len(request.root.contexts[self.runner].ids)
                      for request in {job.request for job in self.jobs})
         for job in self.jobs:
             context = job.sequence.contexts.get(self.runner)
-            unread += len(job.sequence.tokens) - (len(context.ids) - len(job.prefix) if context else 0)
+            read = len(context.ids) - len(job.request.prefixes[self.runner]) if context else 0
+            unread += len(job.sequence.tokens) - read
         return max(0.0, (self.draft(unread) or 0.0) - (self.draft(len(self.jobs)) or 0.0))
 
 
@@ -177,10 +180,15 @@ class _Branch:
 
 
 class Reader:
-    """A draft model in one step; calling it is `Look`."""
+    """A draft model in one step; calling it is `Look`.
+
+    One with another tokenizer keeps what it read, drafts too, and next time reads anew from where its text changed. Its
+    paths and distributions are in its own tokens, as they come from the model.
+    """
 
     def __init__(self, loop: Loop, runner: Runner) -> None:
         self.loop, self.runner = loop, runner
+        self.translation = translation(runner.model, loop.target.model)
         self.branches: dict[Ask, _Branch] = {}
         self._ids, self._since = 0, 0.0
 
@@ -199,7 +207,7 @@ class Reader:
         waiting, free = [], self.runner.pool.available
         for request in requests:
             root = request.root.contexts[self.runner]
-            job = Job(request, request.root, root, request.prompt.ids, [], "none")
+            job = Job(request, request.root, root, request.prefixes[self.runner], [], "none")
             if job.pending:
                 job.restore()
                 need = root.table.blocks_needed(job.pending)
@@ -245,12 +253,16 @@ class Reader:
                 root = request.root.contexts[runner]
                 sequence.contexts[runner] = root.fork()
                 request.usage.role("draft").cached += len(root.ids)
-            own = Job(request, sequence, sequence.contexts[runner], ask.prompt, sequence.tokens, "grow")
+            answer = self.translation.read(ask.prompt, ask.answer) if self.translation else ask.answer
+            own = Job(request, sequence, sequence.contexts[runner], request.prefixes[runner], answer, "grow")
             own.restore()
+            if self.translation:  # at least one id is read again, to know what follows
+                text = own.prefix + answer
+                own.context.rewind(min(agree(own.context.ids, text), len(text) - 1))
             need = own.context.table.blocks_needed(own.pending + nodes)
             if free < need and runner.prefixes is not None:
                 free += runner.prefixes.evict(need - free)
-            fits = len(ask.prompt) + len(ask.answer) + ask.most <= runner.model.decoder.config.max_positions
+            fits = len(own.prefix) + len(answer) + ask.most <= runner.model.decoder.config.max_positions
             if fits and free >= need and not own.lacks_prompt:
                 free -= need
                 self.branches[ask] = _Branch(own)
@@ -273,13 +285,13 @@ class Reader:
         ends = itertools.accumulate(len(ids) for _, ids, _ in work)
         last = [at for end, (_, paths) in zip(ends, asks, strict=True) for at in range(end - len(paths), end)]
         last_RD = rows_of(hidden_TD, last)
-        logits_RV = fit_vocabulary(self.runner.model.decoder.logits(last_RD),
-                                   self.loop.target.model.decoder.config.vocab_size)
-        p_RV = self._distributions(asks, logits_RV)
+        logits_RV = self.runner.model.decoder.logits(last_RD)
+        p_RV = logits_RV.softmax(-1) if self.translation else self._distributions(asks, logits_RV)
         sizes = [len(paths) for _, paths in asks]
         return [Seen(*rows) for rows in zip(p_RV.split(sizes), last_RD.split(sizes), strict=True)]
 
     def _distributions(self, asks: Sequence[tuple[Ask, Sequence[Path]]], logits_RV: Tensor) -> Tensor:
+        logits_RV = fit_vocabulary(logits_RV, self.loop.target.model.decoder.config.vocab_size)
         owners = [self.branches[ask].job.request for ask, paths in asks for _ in paths]
         return distributions(owners, logits_RV, [(ask.answer, path) for ask, paths in asks for path in paths])
 
@@ -338,7 +350,8 @@ def settle(drafted: list[Job], drafts: Drafts, logits_TV: Tensor, draws: Draws, 
         places += [first, *(first + 1 + node for node in verdict.path)]
         tokens += verdict.text(proposal)
         first += size
-    logprobs = iter((logits_TV[places, tokens] - logits_TV[places].logsumexp(-1)).tolist())
+    token_K1 = torch.tensor(tokens, device=logits_TV.device)[:, None]
+    logprobs = iter(logits_TV[places].log_softmax(-1).gather(-1, token_K1)[:, 0].tolist())
     for job, verdict in zip(drafted, verdicts, strict=True):
         proposal = drafts[job][0]
         _settle(job, proposal, drafts[job][1], verdict,

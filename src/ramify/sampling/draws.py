@@ -16,6 +16,8 @@ import torch
 
 TOKEN, TIE, ACCEPT, RESIDUAL, CHOICE, DRAFT, GUESS = range(7)  # purposes
 
+FEW = 16  # keys that are hashed sooner one by one
+
 _MASK = (1 << 64) - 1
 
 
@@ -77,6 +79,8 @@ def uniform(key: Key) -> float:
 
 def uniforms(keys: Sequence[Key]) -> np.ndarray:
     """`uniform` of every key, in a few passes over all of them."""
+    if len(keys) < FEW:
+        return np.array([uniform(key) for key in keys])
     state_R = np.zeros(len(keys), np.uint64)
     for word_R in np.array(keys, np.uint64).T:
         state_R += word_R + np.uint64(0x9E3779B97F4A7C15)
