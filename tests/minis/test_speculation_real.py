@@ -56,7 +56,7 @@ def assert_same(asked, ours, theirs):
     """Equal but for near-ties, of which there are few."""
     parted = [at for at in range(len(asked)) if ours[at] != theirs[at]]
     assert all(is_near_tie(asked[at], ours[at], theirs[at]) for at in parted)
-    assert len(parted) <= len(asked) // 100
+    assert len(parted) <= len(asked) // 50
 
 
 @pytest.mark.parametrize("options", [{"draft_length": 4}, {"tree": "2x2x1"}, {}], ids=str)
@@ -68,14 +68,15 @@ def test_greedy_text_is_that_of_plain_decoding(options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 7, 64])
-def test_greedy_text_of_many_prompts_is_that_of_plain_decoding(batch):
-    model, asked = llm(), questions(500)
-    assert_same(asked, greedy(model, asked, batch, draft_length=4), plain_greedy())
+@pytest.mark.parametrize("part", [0, 100, 200, 300, 400])
+def test_greedy_text_of_500_prompts_is_that_of_plain_decoding(part, batch):
+    asked = questions(500)[part : part + 100]
+    assert_same(asked, greedy(llm(), asked, batch, draft_length=4), plain_greedy(part))
 
 
 @cache
-def plain_greedy():
-    return greedy(llm(), questions(500), 64, draft_length=0)
+def plain_greedy(part):
+    return greedy(llm(), questions(500)[part : part + 100], 64, draft_length=0)
 
 
 def test_a_draft_that_stands_unseen_is_caught(monkeypatch):
@@ -94,8 +95,10 @@ def test_a_draft_that_stands_unseen_is_caught(monkeypatch):
 
 # The law of the first tokens ----------------------------------------------------------------------------------------
 
-HOT = {"temperature": 2.5, "max_tokens": 5}  # the first token is the target's; then a draft of up to three
-FIRST, SAMPLES, RARE = 3, 4000, 1e-3
+# Nothing like what the models were trained on: they often disagree about the answer.
+STRANGE = "What is 7 times 8?"
+SHORT = {"temperature": 1.0, "max_tokens": 5}  # the first token is the target's; then a draft of up to three
+FIRST, SAMPLES, RARE = 3, 2000, 1e-3
 RULES = {"token": {"verifier": "token", "draft_length": 3}, "block": {"verifier": "block", "draft_length": 3},
          "traversal": {"verifier": "traversal", "tree": "2x2x1"}}
 TWINS = {"token": "verify", "block": "verify_joint", "traversal": "verify_joint"}
@@ -104,8 +107,8 @@ TWINS = {"token": "verify", "block": "verify_joint", "traversal": "verify_joint"
 @cache
 def stated_law():
     """The law of the first tokens by dense forwards; what is rarer than `RARE` goes under None."""
-    model, params = llm().model, SamplingParams(**HOT)
-    prompt, law = model.tokenizer.encode_prompt(questions(1)[0]), {}
+    model, params = llm().model, SamplingParams(**SHORT)
+    prompt, law = model.tokenizer.encode_prompt(STRANGE), {}
 
     def walk(answer, mass):
         if len(answer) == FIRST or answer[-1:] == model.tokenizer.eos_ids:
@@ -124,8 +127,8 @@ def p_value(rule):
     """Of sampled first tokens against their law."""
     law, counts = stated_law(), Counter()
     for seed in range(SAMPLES // 500):
-        result = llm().generate(questions(1)[0], "sample", n=500, seed=seed, **HOT, **RULES[rule])
-        assert result.speculative["num_rejections"] > 100
+        result = llm().generate(STRANGE, "sample", n=500, seed=seed, **SHORT, **RULES[rule])
+        assert result.speculative["num_rejections"] > 150
         firsts = [tuple(candidate.token_ids[:FIRST]) for candidate in result.candidates]
         counts.update(first if first in law else None for first in firsts)
     return chi_square(counts, law)
