@@ -90,7 +90,8 @@ def test_a_report_says_what_failed():
     rows = [Row("good", 1e-12, 1e-9), Row("bad", 2.0, 0)]
     report = Report("mine", "none", {"n": 2}, 3, 2, 0, 4, 1234, rows)
     assert not report.ok and report.verdict == "mine FAILS 1 of 2 checks on 4 random tables (1,234 paths): bad."
-    assert report.to_dict()["rows"][1] == {"check": "bad", "error": 2.0, "limit": 0, "predicted": None, "ok": False}
+    assert report.to_dict()["rows"][1] == {"check": "bad", "error": 2.0, "limit": 0, "predicted": None, "found": None,
+                                           "ok": False}
 
 
 def test_options_out_of_range_are_refused():

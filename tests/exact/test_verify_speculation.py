@@ -1,6 +1,7 @@
 """`verify` with a draft: every rule passes its checks, lossy ones tell their loss, and broken ones are caught."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -8,7 +9,10 @@ from typer.testing import CliRunner
 from ramify.cli.main import app
 from ramify.errors import OptionError
 from ramify.exact.verify import verify
+from ramify.exact.verify_speculation import AT_LEAST
 from ramify.search import best_of_n, sample, self_consistency, speculative_rejection, treebon
+from ramify.speculative import verify_coupled
+from ramify.speculative.speculation import VERIFIERS
 
 ONE = {"length": 3, "tables": 1}
 LENGTH, CHANCE = "the accepted length is the closed form's", "the chance that a draft stands is the closed form's"
@@ -24,9 +28,9 @@ LOSSLESS = ALWAYS | {"the law is the one without a draft", "the law is the polic
     ({}, {LENGTH}), ({"verifier": "token"}, {LENGTH}), ({"verifier": "recursive"}, {LENGTH}),
     ({"verifier": "traversal", "top_p": 0.8}, {LENGTH}), ({"verifier": "k_sequential", "temperature": 0.7}, {LENGTH}),
     ({"verifier": "coupled", "draft_length": 1}, {LENGTH}), ({"verifier": "greedy", "temperature": 0.0}, {LENGTH}),
-    ({"tree": "2x1"}, set()), ({"tree": "2", "draft_length": 1}, {CHANCE}),
+    ({"tree": "2x1"}, {AT_LEAST}), ({"tree": "2", "draft_length": 1}, {CHANCE}),
     ({"tree": "2x1", "verifier": "recursive"}, {CHANCE}), ({"tree": "iid:2", "verifier": "k_sequential"}, {CHANCE}),
-    ({"tree": "iid:2", "verifier": "coupled"}, {CHANCE}), ({"tree": "likely:2x2"}, set()),
+    ({"tree": "iid:2", "verifier": "coupled"}, {CHANCE}), ({"tree": "likely:2x2"}, {AT_LEAST}),
     ({"draft_stop": "entropy:0.8", "stop": ("ba",)}, set()), ({"draft_length": 0}, set()),
 ], ids=str)
 def test_every_lossless_verifier_passes(options, known):
@@ -34,6 +38,19 @@ def test_every_lossless_verifier_passes(options, known):
     assert report.ok, report.verdict
     assert {row.check for row in report.rows} == LOSSLESS | known
     assert all(row.limit is not None for row in report.rows)
+    assert all((row.found is not None) == (row.check in known) for row in report.rows)
+
+
+def test_traversal_accepts_more_than_top_down_rejection():
+    [row] = [row for row in verify(sample, {"n": 1, "tree": "2x1"}, draft="table", **ONE, seed=3).rows
+             if row.check == AT_LEAST]
+    assert row.found > row.predicted + 1e-3
+
+
+def test_a_traversal_that_keeps_less_than_top_down_rejection_is_caught(monkeypatch):
+    """The target's own draws are lossless, but drafts agree with them more rarely."""
+    monkeypatch.setitem(VERIFIERS, "traversal", verify_coupled)
+    assert AT_LEAST in failed(tree="2x1")
 
 
 def test_the_draft_may_be_padded_to_another_width():
@@ -128,6 +145,12 @@ def test_the_command_reports_a_draft():
     report = json.loads(told.stdout)
     assert told.exit_code == 0 and report["draft"] == "table" and report["options"]["verifier"] == "token"
     assert {row["check"] for row in report["rows"]} == LOSSLESS | {LENGTH}
+
+
+def test_the_command_tells_the_accepted_length_beside_its_closed_form():
+    told = command("--draft", "table", "--set", "verifier=block")
+    found, closed = re.search(rf"{LENGTH}: ([\d.]+) and ([\d.]+)\.", told.stdout).groups()
+    assert 0 < float(found) == float(closed) < 2
 
 
 def test_the_command_tells_a_loss_beside_the_predicted_one():

@@ -54,5 +54,8 @@ def verify(
                 allowed, verdict = "" if row.predicted is None else f"predicted {row.predicted:.2g}", "lossy"
             grid.add_row(row.check, f"{row.error:.2g}", allowed, verdict, style="" if row.ok else "red")
         screen().print(grid)
+        for row in report.rows:
+            if row.found is not None:
+                say(f"{row.check}: {row.found:.6f} and {row.predicted:.6f}.")
         say(report.verdict)
     raise typer.Exit(0 if report.ok else 1)

@@ -14,7 +14,7 @@ from ramify.engine.request import Search
 from ramify.exact.enumerate import chosen_tokens, output_law
 from ramify.exact.laws import Answer, Law, best_of_n_law, distance, policy_law, vote_law
 from ramify.exact.tabular import tabular_model, tabular_reward
-from ramify.exact.verify_speculation import PLAIN, Ahead, accepted, ahead, lossy_policy
+from ramify.exact.verify_speculation import AT_LEAST, PLAIN, Ahead, accepted, ahead, lossy_policy
 from ramify.rewards import SequenceReward
 from ramify.sampling.draws import mix
 from ramify.search import best_of_n, sample, self_consistency, speculative_rejection, treebon
@@ -32,14 +32,16 @@ Started = Callable[[Prompt], Search]
 class Row:
     """One check: its largest error over all tables, and the largest that passes.
 
-    The error of a law is its largest difference at any answer; elsewhere it counts results that differ.
-    Without a limit it is not an error but what a lossy rule costs; `predicted` is what its formula says, if known.
+    The error of a law is its largest difference at any answer; elsewhere it counts results that differ. Without a
+    limit it is not an error but what a lossy rule costs. `found` is an enumerated number, on the table where it was
+    furthest off, and `predicted` what its formula says, or the least that it may be.
     """
 
     check: str
     error: float
     limit: float | None
     predicted: float | None = None
+    found: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -92,9 +94,9 @@ def verify(search: Callable[..., Search], options: dict[str, Any] | None = None,
     prefix cache on and off, in blocks of 1 and 16 tokens, and in a cache so small that candidates are given
     up and read again.
 
-    With a draft all of this holds while it drafts, and the law is the one without; the expected accepted length
-    is its closed form; at temperature 0, and with coupled draws at any, the text is that of plain decoding. A lossy
-    verifier is told by how much it changes the law.
+    With a draft all of this holds while it drafts, and the law is the one without; the expected accepted length is
+    its closed form, or for traversal of trees at least that of top-down rejection; at temperature 0, and with coupled
+    draws at any, the text is that of plain decoding. A lossy verifier is told by how much it changes the law.
 
     Args:
         search: the generator function; a `reward` it takes is a random one with three levels, an `answer`
@@ -224,8 +226,9 @@ def _checks(table: Table, search: Callable[..., Search], options: dict[str, Any]
         yield Row("temperature 0 gives the text of plain decoding", _differing(*greedy), 0)
     if not table.ahead.lossy:
         yield Row("the law is the one without a draft", distance(law, table.law(bound, PLAIN)), CLOSE)
-    for check, error in accepted(table):
-        yield Row(check, error, CLOSE)
+    for check, found, closed in accepted(table):
+        error = max(0.0, closed - found) if check == AT_LEAST else abs(found - closed)
+        yield Row(check, error, CLOSE, closed, found)
 
 
 def _lossy(table: Table, search: Callable[..., Search], options: dict[str, Any], law: Law) -> Iterator[Row]:

@@ -5,6 +5,7 @@ p is the draft's distribution, q the target's.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ramify.errors import OptionError
 from ramify.exact.laws import Answer, Law, Rows, endings, token_laws
 from ramify.exact.tabular import tabular_model
 from ramify.sampling.draws import KeyedDraws
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 DRAFTS = ("none", "table", "ngram", "suffix")
 DRAFT_LENGTH = 2  # where none is given: a measured one depends on time
+AT_LEAST = "the accepted length is at least that of top-down rejection"
 Kernel = Callable[[Sequence[float], Sequence[float]], tuple[Floats, Floats]]
 
 
@@ -96,18 +99,32 @@ def ahead(draft: str, params: SpeculationParams, sampling: SamplingParams, vocab
 # The expected number of accepted tokens, of one round of drafting after the first token
 
 
-def accepted(table: Table) -> Iterator[tuple[str, float]]:
-    """(check, error) of what the engine accepts, where a closed form is known."""
-    stated = _stated(table)
-    if stated is None:
-        return
-    name, closed = stated
-    depth = 1 if table.ahead.params.tree else _depth(table.ahead)
-    params = replace(table.params, max_tokens=2 + depth, stop=(), ignore_eos=True)
-    first = token_laws(table.model, table.prompt, params)(())
-    law = table.measured(functools.partial(sample, n=1), _OneRound(table.ahead, depth), params)
-    found = sum(mass * stood for stood, mass in law.items())
-    yield name, abs(found - sum(mass * closed((x,), params) for x, mass in enumerate(first) if mass > 0))
+def accepted(table: Table) -> Iterator[tuple[str, float, float]]:
+    """(check, enumerated, what it is held against) of what the engine accepts: a closed form where one is known,
+    for traversal of deeper trees what top-down rejection accepts."""
+    spec, stated = table.ahead, _stated(table)
+    if stated is not None:
+        name, closed = stated
+        depth = 1 if spec.params.tree else _depth(spec)
+        params = _one_round(table, depth)
+        first = token_laws(table.model, table.prompt, params)(())
+        yield name, _enumerated(table, spec, depth), sum(
+            mass * closed((x,), params) for x, mass in enumerate(first) if mass > 0)
+    elif spec.verifier == "traversal" and not spec.lossy and _depth(spec) > 1:
+        top_down = replace(spec, params=replace(spec.params, verifier="recursive"))
+        with contextlib.suppress(OptionError):  # too many paths to compare, though the law itself had fewer
+            yield AT_LEAST, _enumerated(table, spec, 2), _enumerated(table, top_down, 2)
+
+
+def _one_round(table: Table, depth: int) -> SamplingParams:
+    """Answers of a first token, one draft and the token after it."""
+    return replace(table.params, max_tokens=2 + depth, stop=(), ignore_eos=True)
+
+
+def _enumerated(table: Table, spec: Ahead, depth: int) -> float:
+    """The expected number of accepted tokens of that draft, `depth` tokens deep."""
+    law = table.measured(functools.partial(sample, n=1), _OneRound(spec, depth), _one_round(table, depth))
+    return sum(mass * float(stood) for stood, mass in law.items())
 
 
 def _stated(table: Table) -> tuple[str, Callable[[Answer, SamplingParams], float]] | None:
