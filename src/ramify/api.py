@@ -10,13 +10,14 @@ from typing import Any, cast, overload
 from ramify.engine import Engine, Reward
 from ramify.engine.engine import Messages
 from ramify.engine.request import Emit, Request
-from ramify.errors import BackendError, ModelError, OptionError, RamifyError
+from ramify.errors import BackendError, OptionError, RamifyError
 from ramify.models import Model, load_model
 from ramify.models.files import read_json
 from ramify.models.hub import embedded_models
 from ramify.rewards import FunctionReward, ImplicitReward, LikelihoodReward, SequenceReward
 from ramify.search import METHODS
 from ramify.speculative import LOOKUPS, Draft, Speculation, speculate
+from ramify.speculative.translation import GREEDY_ONLY, translation
 from ramify.types import Result, SamplingParams, SpeculationParams, check
 
 NATIVE = frozenset({"forks", "logprobs", "full_distribution", "partial_scores"})
@@ -38,7 +39,7 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
         step_tokens: ids read at most in one step, per model.
 
     Raises:
-        ModelError: a model that is missing, damaged or unsupported, or a draft with another tokenizer.
+        ModelError: a model that is missing, damaged or unsupported.
     """
     check(capacity is None or capacity > 0, "a capacity of at least 1 token", capacity, "raise it")
     check(block_size > 0, "a block_size of at least 1 token", block_size, "raise it")
@@ -54,12 +55,12 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
 def load_draft(draft: str, target: Model, dtype: str = "float32") -> Draft:
     """What drafts for `target`, from what a user names.
 
-    A folder, hub id or embedded name of a model with the same tokenizer; "ngram" or "suffix" to look up what was
-    said before, in the candidate or in all of its search; "suffix+MODEL" for both. A draft that is not smaller than
-    the target works, and warns in every result.
+    A folder, hub id or embedded name of a model; "ngram" or "suffix" to look up what was said before, in the
+    candidate or in all of its search; "suffix+MODEL" for both. A model with another tokenizer drafts by the text, at
+    temperature 0 only. A draft that is not smaller than the target works, and warns in every result.
 
     Raises:
-        ModelError: no such model, or one whose tokens mean something else.
+        ModelError: no such model.
     """
     if draft in LOOKUPS:
         return Draft(None, draft)
@@ -67,10 +68,7 @@ def load_draft(draft: str, target: Model, dtype: str = "float32") -> Draft:
     if not plus or lookup != "suffix":
         lookup, name = "", draft
     model = load_model(name, dtype=dtype)
-    if model.tokenizer.fingerprint != target.tokenizer.fingerprint:
-        raise ModelError(f"a draft with the tokenizer of {target.name}", f"another one in {name}",
-                         "use a draft of the same family, or draft=ngram, which needs none")
-    return Draft(model, lookup)
+    return Draft(model, lookup, translation(model, target))
 
 
 def companion_reward(model: str) -> str | None:
@@ -202,6 +200,9 @@ class LLM:
             return left, lambda: None
         check(own.get("verifier") != "greedy" or options.get("temperature") == 0, "temperature=0 for verifier=greedy",
               options.get("temperature", 1.0), "use block: it is greedy at temperature 0 and lossless at any")
+        check(self.draft.translation is None or options.get("temperature") == 0,
+              "temperature=0 with a draft that has another tokenizer than the target", options.get("temperature", 1.0),
+              f"set it, or use a draft of the same family or draft=ngram: {GREEDY_ONLY}")
         make = functools.partial(speculate, SpeculationParams(**own), self.draft)
         make()  # or raise
         return left, make

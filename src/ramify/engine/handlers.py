@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from ramify.engine import commands
 from ramify.engine.jobs import Job
-from ramify.engine.reading import agree, answer_ids, prompt_ids
+from ramify.engine.reading import agree, answer_ids, draft_prompt_ids, prompt_ids
 from ramify.engine.sequence import Context, Group, Prompt, Sequence, check_scores
-from ramify.errors import CapacityError, ModelError
+from ramify.errors import CapacityError, ModelError, PromptError
 from ramify.sampling.draws import mix
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def extend(loop: Loop, request: Request, command: commands.Extend) -> Handler:
     limit = request.prompt.params.max_tokens
     live = [sequence for sequence in command.sequences if sequence.live]
     if live and request.speculation and (model := request.speculation.drafter.model):
-        _open_draft(request, loop.runner(model, "draft"))
+        _open_draft(loop, request, loop.runner(model, "draft"))
     tokens = limit if command.tokens is None else command.tokens
     yield [Job(request, sequence, _context(request, sequence, loop.target), request.prompt.ids, sequence.tokens, "grow",
                min(tokens, limit - len(sequence.tokens))) for sequence in live]
@@ -161,18 +161,19 @@ def _root(request: Request, runner: Runner, want: Any) -> Generator[list[Job], A
     return root
 
 
-def _open_draft(request: Request, runner: Runner) -> None:
-    """A context for the prompt's own ids, which the draft reads once drafting pays; where they do not fit, the request
-    goes on without a draft."""
-    ids = request.prompt.ids
+def _open_draft(loop: Loop, request: Request, runner: Runner) -> None:
+    """A context for the prompt's ids, which the draft reads once drafting pays; where they do not fit, the request goes
+    on without a draft."""
+    if runner in request.root.contexts:
+        return
     try:
+        ids = draft_prompt_ids(runner.model, loop.target.model, request.prompt)
         _fit(runner, len(ids))
-    except CapacityError as error:
+    except (CapacityError, PromptError) as error:
         request.speculation_failed(f"went on without a draft: {error}")
     else:
         request.prefixes[runner] = ids
-        if runner not in request.root.contexts:
-            request.root.contexts[runner] = runner.open(ids)
+        request.root.contexts[runner] = runner.open(ids)
 
 
 def _fit(runner: Runner, count: int) -> None:

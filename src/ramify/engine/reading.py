@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ramify.errors import PromptError
+from ramify.speculative.translation import translation
 
 if TYPE_CHECKING:
     from ramify.engine.request import Request
-    from ramify.engine.sequence import Sequence
+    from ramify.engine.sequence import Prompt, Sequence
     from ramify.models import Model
 
 
@@ -40,6 +41,27 @@ def answer_ids(model: Model, target: Model, sequence: Sequence, closed: bool) ->
     else:
         ids = model.tokenizer.encode(sequence.text)
     return ids + model.tokenizer.closing_ids if closed or ended or stopped else ids
+
+
+def draft_prompt_ids(draft: Model, target: Model, prompt: Prompt) -> list[int]:
+    """The prompt as a draft reads it: the target's own ids where tokens are the same.
+
+    Elsewhere the conversation in the draft's template; or, if one of both models has none, the text of the target's
+    prompt, since that is what the target goes on with.
+
+    Raises:
+        PromptError: messages that the draft's template refuses, or a prompt without text.
+    """
+    if translation(draft, target) is None:
+        return prompt.ids
+    tokenizer = draft.tokenizer
+    if tokenizer.template is not None and target.tokenizer.template is not None:
+        return tokenizer.encode_prompt(prompt.messages)
+    text = target.tokenizer.decode(prompt.ids)
+    ids = tokenizer.encode(text) if tokenizer.template is not None else tokenizer.encode_prompt(text)
+    if not ids:
+        raise PromptError(f"a prompt with some text for {draft.name}", "special tokens alone", "decode without a draft")
+    return ids
 
 
 def agree(left: list[int], right: list[int]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from ramify.speculative.pace import FixedPace, MeasuredPace, Pace
 from ramify.speculative.proposal import Proposal
 from ramify.speculative.stopping import Rule, acceptance, confidence, entropy, likelihood
 from ramify.speculative.switching import SwitchDrafter, verify_trusted
+from ramify.speculative.translation import GREEDY_ONLY, TranslatedDrafter, Translation
 from ramify.speculative.tree_drafter import TreeDrafter
 from ramify.speculative.verify import (
     Verdict,
@@ -92,11 +93,13 @@ class Speculation:
 class Draft:
     """What may draft: a model, a look-up among `LOOKUPS`, or a model where the look-up is not sure.
 
+    translation: for a model whose tokenizer is not the target's; it drafts greedy text only.
     paces: what measured lengths have learnt, by verifier and stop rule, for all requests that draft so.
     """
 
     model: Model | None
     lookup: str = ""
+    translation: Translation | None = None
     paces: dict[tuple[str, str], MeasuredPace] = field(default_factory=dict, compare=False, repr=False)
 
 
@@ -106,6 +109,10 @@ def speculate(params: SpeculationParams, draft: Draft) -> Speculation:
     Raises:
         OptionError: options that do not go together.
     """
+    if draft.translation is not None:
+        check(params.verifier in ("auto", "greedy"), "verifier=greedy for a draft with another tokenizer",
+              params.verifier, f"leave it out: {GREEDY_ONLY}")
+        params = replace(params, verifier="greedy")
     coupled = params.verifier == "coupled" or (
         params.verifier == "auto" and params.draft_length is None and not params.tree)
     verifier = params.verifier
@@ -140,6 +147,8 @@ def _drafter(params: SpeculationParams, draft: Draft, coupled: bool) -> Drafter:
     if draft.model is None:
         check(not params.draft_stop, "a draft model for draft_stop", draft.lookup, "leave it out")
         return LOOKUPS[draft.lookup]()
+    if draft.translation is not None:
+        return _translated(params, draft.model, draft.translation, draft.lookup)
     if params.tree:
         check(not params.draft_stop, "no draft_stop with a tree", params.draft_stop, "leave one out")
         return TreeDrafter(draft.model, params.tree)
@@ -152,6 +161,14 @@ def _drafter(params: SpeculationParams, draft: Draft, coupled: bool) -> Drafter:
           f"{draft.model.name}, which has none", "train one with ramify.train, or stop by confidence")
     neural = ChainDrafter(draft.model, stop, coupled, draft.model.acceptance if judged else None)
     return MixedDrafter(neural) if draft.lookup else neural
+
+
+def _translated(params: SpeculationParams, model: Model, translation: Translation, lookup: str) -> Drafter:
+    check(not params.tree, "no tree for a draft with another tokenizer", params.tree, "leave it out")
+    check(not params.draft_stop.startswith("acceptance:"), "another draft_stop for a draft with another tokenizer",
+          params.draft_stop, "stop by confidence: its head foresees what becomes of its own tokens")
+    neural = TranslatedDrafter(model, translation, _stop(params.draft_stop))
+    return MixedDrafter(neural) if lookup else neural
 
 
 @functools.cache  # equal rules, so that requests are drafted together
