@@ -6,15 +6,19 @@ K rows picked by the caller.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ramify.models.config import ModelConfig
-from ramify.models.linear import Linear, packable
+from ramify.models.linear import Linear, Packer
 from ramify.models.rope import angles, rotate
+
+if TYPE_CHECKING:
+    from ramify.models.kernels.attention_plan import Pages
+    from ramify.models.kernels.fused import Fused
 
 Turns = tuple[Tensor, Tensor] | None  # cosines and signed sines of the positions
 
@@ -24,6 +28,14 @@ class Attend(Protocol):
 
     def __call__(self, layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
         """o_THd; positions are already in q and k."""
+
+
+@runtime_checkable
+class Paged(Attend, Protocol):
+    """An `Attend` over a cache that kernels can read and write by themselves."""
+
+    def pages(self) -> Pages:
+        """The step's slots, its plans by window, and the store."""
 
 
 class Norm(nn.Module):
@@ -76,7 +88,7 @@ class MLP(nn.Module):
         super().__init__()
         self.gated, self.activation = config.gated, config.activation
         width = config.intermediate_size * (2 if config.gated else 1)
-        self.up = Linear(config.hidden_size, width, config.mlp_bias)
+        self.up = Linear(config.hidden_size, width, config.mlp_bias, stacked=2 if config.gated else 1)
         self.down = Linear(config.intermediate_size, config.hidden_size, config.mlp_bias)
 
     def forward(self, x_TD: Tensor) -> Tensor:
@@ -132,6 +144,8 @@ class Decoder(nn.Module):
         self.tied = vocabulary and config.tie_embeddings
         self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
         self.inv_freq = torch.tensor(config.rope.inv_freq, device="cpu") if config.rope else None
+        self.executor = "torch"  # see `executors.prepare`
+        self.fused: Fused | None = None  # all layers in one call, for attention over a paged cache
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """hidden_TD after the final norm, for the tokens of all rows laid end to end.
@@ -139,6 +153,8 @@ class Decoder(nn.Module):
         `attend(layer, q_THd, k_TGd, v_TGd) -> o_THd` is called once per layer and decides who sees whom.
         """
         config = self.config
+        if self.fused is not None and isinstance(attend, Paged):
+            return self.fused(tokens_T, positions_T, attend.pages())
         x_TD = self.embed(tokens_T)
         if config.embed_scale != 1.0:
             x_TD = x_TD * torch.tensor(config.embed_scale, dtype=x_TD.dtype)
@@ -162,19 +178,17 @@ class Decoder(nn.Module):
         cap = self.config.logit_softcap
         return logits_KV if cap is None else torch.tanh(logits_KV / cap) * cap
 
-    def pack(self) -> Decoder:
-        """Lay the projections out for speed, where this machine can; weights can no longer be read or trained.
+    def pack(self, packer: Packer) -> Decoder:
+        """Lay the projections out for speed; weights can no longer be read or trained.
 
-        Memory stays the same, but for a tied vocabulary projection: the embedding table has to stay as it is.
+        No second copy is kept, but for a tied vocabulary projection: the embedding table has to stay as it is.
         """
-        if not packable(self.embed.weight):
-            return self
         if self.tied:
             self.head = Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
             self.head.weight = self.embed.weight
         for module in self.modules():
             if isinstance(module, Linear):
-                module.pack()
+                module.pack(packer)
         return self
 
     @property

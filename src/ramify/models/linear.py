@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,9 @@ from torch import Tensor, nn
 # Rows that MKL is told to expect when it packs a weight; any number can follow. Packed for 128, products of 4 to
 # 256 rows ran 1.2 to 1.6 times as fast as F.linear here; packed for 8 they were slower beyond 32 rows.
 PACK_ROWS = 128
+
+Product = Callable[[Tensor], Tensor]  # y = x W^T + b for rows x
+Packer = Callable[[Tensor, Tensor | None, int], Product]  # from a weight, its bias, and how many it stacks
 
 
 def packable(weight: Tensor) -> bool:
@@ -18,23 +23,55 @@ def packable(weight: Tensor) -> bool:
 
 
 class Linear(nn.Module):
-    """y = x W^T + b, with W as a plain parameter or, after `pack`, in MKL's own layout."""
+    """y = x W^T + b, with W as a plain parameter or, after `pack`, in a form of the packer's own.
 
-    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+    `stacked` says how many weights of one size W consists of.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool, stacked: int = 1) -> None:
         super().__init__()
         self.weight: Tensor = nn.Parameter(torch.empty(outputs, inputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
-        self.packed: Tensor | None = None
+        self.stacked = stacked
+        self.product: Product | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None:
-            return F.linear(x, self.weight, self.bias)
-        rows = x.numel() // x.shape[-1]
-        return torch.ops.mkl._mkl_linear(x, self.packed, self.weight, self.bias, rows)
+        return F.linear(x, self.weight, self.bias) if self.product is None else self.product(x)
 
-    def pack(self) -> None:
+    def pack(self, packer: Packer) -> None:
         """Replace the weight by its packed form: inference only from here on, and no second copy is kept."""
         weight = self.weight.detach()
-        self.packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, PACK_ROWS)
+        self.product = packer(weight, self.bias, self.stacked)
         del self.weight
-        self.weight = weight.new_empty(1).expand(weight.shape)  # MKL reads its shape only
+        self.weight = weight.new_empty(1).expand(weight.shape)  # nothing but its shape is left
+
+
+class MklProduct:
+    """float32 products by MKL, which lays the weight out as it likes best."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stacked: int) -> None:
+        self.shape, self.bias = weight.new_empty(1).expand(weight.shape), bias  # MKL reads its shape only
+        self.packed = torch.ops.mkl._mkl_reorder_linear_weight(weight, PACK_ROWS)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.ops.mkl._mkl_linear(x, self.packed, self.shape, self.bias, x.numel() // x.shape[-1])
+
+
+def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows as int8 and one float32 scale each: the largest number of a row becomes 127 or -127."""
+    scales = x.abs().amax(-1, keepdim=True)
+    codes = (x * torch.where(scales > 0, 127 / scales, 0)).round().to(torch.int8)
+    return codes, scales / 127
+
+
+class ByteProduct:
+    """Products of bytes: weights quantised once per output, inputs per row as they come."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stacked: int) -> None:
+        self.codes, self.scales = quantise(weight)
+        self.bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
+        codes, scales = quantise(x)
+        out = torch._int_mm(codes, self.codes.T).to(x.dtype) * (scales * self.scales.T)
+        return out if self.bias is None else out + self.bias

@@ -16,6 +16,7 @@ from torch import Tensor
 from ramify.errors import ModelError
 from ramify.models.config import ModelConfig, parse_config
 from ramify.models.decoder import Decoder, Norm
+from ramify.models.executors import prepare
 from ramify.models.files import read_json
 from ramify.models.heads import AcceptanceHead, ScalarHead
 from ramify.models.hub import find_folder
@@ -54,14 +55,17 @@ class Model:
         return self.decoder.dtype
 
 
-def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool = False, device: str = "cpu") -> Model:
+def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool = False, device: str = "cpu",
+               executor: str = "torch") -> Model:
     """A model from a local folder, the embedded family (`mini-math` ...) or the Hugging Face hub.
 
     Only safetensors and text files are read, never pickles or code. Weights of 16 or 32 bit are converted to
-    `dtype`. With `head`, the folder is a sequence classifier with one label: a reward model.
+    `dtype`. With `head`, the folder is a sequence classifier with one label: a reward model. `executor` says how the
+    forward is run, see `executors.prepare`.
 
     Raises:
         ModelError: a folder that is missing, incomplete, damaged, unsupported, or whose parts do not fit.
+        OptionError: an executor that is unknown or not to be had.
     """
     if dtype not in DTYPES:
         raise ModelError(f"a dtype among {', '.join(DTYPES)}", repr(dtype), "choose one of them")
@@ -89,7 +93,7 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
     if (stated := raw.get("max_position_embeddings", 0)) > config.max_positions:
         warnings.append(f"positions end at {config.max_positions}, not {stated}: beyond, cached keys would turn anew")
     acceptance = _acceptance_head(raw, config, folder, DTYPES[dtype], device)
-    return Model(str(name_or_path), decoder.pack(), tokenizer, scalar, folder, warnings, acceptance)
+    return Model(str(name_or_path), prepare(decoder, executor), tokenizer, scalar, folder, warnings, acceptance)
 
 
 def _open(folder: Path, opened: ExitStack) -> Tensors:

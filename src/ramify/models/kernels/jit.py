@@ -2,18 +2,25 @@
 
 Numba looks at the source file of a compiled function to know whether what it kept is still right, but not at the
 files of the functions that it calls. So the folder for compiled code is named after the sources of all kernels.
+
+It also compiles what a function calls into that function again, at every level. Where that would cost seconds, a
+function is linked instead: `link` compiles it and gives it a name, `native` calls it by that name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from llvmlite import binding
-from numba import config, njit
+from numba import config, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 # Sums may be reordered, so that they become vector operations; infinities and NaNs keep their meaning.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
@@ -40,9 +47,52 @@ def compiled(function: Callable[..., Any] | None = None, *, parallel: bool = Fal
         return lambda function: compiled(function, parallel=parallel)
     before, config.CACHE_DIR = config.CACHE_DIR, str(FOLDER)
     try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, parallel=parallel)(function)
+        return njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, parallel=parallel,
+                    no_cfunc_wrapper=True)(function)
     finally:
         config.CACHE_DIR = before
+
+
+@compiled
+def address(array):
+    """Where an array's numbers begin; Numba's own answer has no sign, and turns into a float when it is added to."""
+    return np.int64(array.ctypes.data)
+
+
+def _symbol(function: Any, kinds: tuple[Any, ...]) -> str:
+    """The name of a function for arguments of these types, the same in every process."""
+    return f"ramify.{function.py_func.__qualname__}.{zlib.crc32(str(kinds).encode()):x}"
+
+
+def link(function: Any, kinds: tuple[Any, ...]) -> None:
+    """Compile a function that returns nothing, for arguments of these types, so that `native` can call it.
+
+    Do this before anything that calls it runs: even if that was compiled long ago.
+    """
+    function.compile(kinds)
+    found = function.overloads[kinds]
+    binding.add_symbol(_symbol(function, kinds), found.library.get_pointer_to_function(found.fndesc.llvm_func_name))
+
+
+def call_by_name(context: Any, builder: Any, function: Any, kinds: Any, values: Any) -> None:
+    """Emit a call of a linked function; `values` is the tuple of its arguments, `kinds` the tuple's type."""
+    plain = tuple(types.unliteral(kind) for kind in kinds)
+    signature = context.call_conv.get_function_type(types.none, plain)
+    callee = cgutils.get_or_insert_function(builder.module, signature, _symbol(function.dispatcher, plain))
+    parts = [context.cast(builder, value, kind, to) for value, kind, to
+             in zip(cgutils.unpack_tuple(builder, values, len(plain)), kinds, plain, strict=True)]
+    context.call_conv.call_function(builder, callee, types.none, plain, parts)
+
+
+@intrinsic
+def native(typing: Any, function: Any, args: Any) -> Any:
+    """function(*args) for a linked function, in compiled code."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        call_by_name(context, builder, function, args, values[1])
+        return context.get_dummy_value()
+
+    return types.void(function, args), generate
 
 
 def _features() -> str:

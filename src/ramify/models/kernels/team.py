@@ -7,9 +7,9 @@ Work is a row of phases, each of a known number of items. Every thread goes thro
         finish(board, phase)
     wait(board, phase, count)                 # until all items of the phase are done, whoever does them
 
-`fork` starts the threads, and is called from compiled code. Nobody waits for a thread as such: one that comes late, or never, finds its items done by others, so any number of
-threads is right, and a thread that the system stops costs no more than the item that it holds. `board` is a zeroed
-int64 array of `2 * SPACING` numbers per phase.
+`fork` starts the threads, and is called from compiled code. Nobody waits for a thread as such: one that comes late, or
+never, finds its items done by others, so any number of threads is right, and a thread that the system stops costs no
+more than the item that it holds. `board` is a zeroed int64 array of `2 * SPACING` numbers per phase.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ramify.models.kernels.jit import compiled
+from ramify.models.kernels.jit import address, call_by_name, compiled
 
 SPACING = 8  # numbers between two counters: a cache line, so that threads do not disturb each other by looking
 SPINS = 4000  # looks at a counter before the processor is offered to others: some 100 microseconds
@@ -73,33 +73,23 @@ def _give_way(typing: Any) -> Any:
 
 @intrinsic
 def fork(typing: Any, threads: Any, function: Any, args: Any) -> Any:
-    """Call `function(*args)` in up to `threads` threads at once, the caller's included, and return when all have.
+    """Call `function(*args)`, which is linked, in up to `threads` threads at once, and return when all have.
 
     Once only, in the calling thread, where this torch brings no GNU OpenMP.
     """
 
-    dispatcher = function.dispatcher
-
-    def share(args: Any) -> None:
-        dispatcher(*args)
-
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        inner = types.none(args)
-        compiled_share = context.compile_subroutine(builder, share, inner)
-        packed = values[2]
         if not OPENMP:
-            context.call_internal(builder, compiled_share.fndesc, inner, [packed])
+            call_by_name(context, builder, function, args, values[2])
             return context.get_dummy_value()
-        raw = ir.IntType(8).as_pointer()
-        body = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [raw]),
-                           builder.module.get_unique_name("share"))
+        raw, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        name = builder.module.get_unique_name("share")
+        body = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [raw]), name)
         body.linkage = "internal"
         inside = ir.IRBuilder(body.append_basic_block())
-        place = cgutils.alloca_once_value(builder, packed)
-        loaded = inside.load(inside.bitcast(body.args[0], place.type))
-        context.call_internal_no_propagate(inside, compiled_share.fndesc, inner, [loaded])
+        place = cgutils.alloca_once_value(builder, values[2])
+        call_by_name(context, inside, function, args, inside.load(inside.bitcast(body.args[0], place.type)))
         inside.ret_void()
-        number = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [body.type, raw, number, number])
         call = cgutils.get_or_insert_function(builder.module, kind, "GOMP_parallel")
         builder.call(call, [body, builder.bitcast(place, raw), builder.trunc(values[0], number), number(0)])
@@ -116,20 +106,20 @@ def new_board(phases: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 @compiled
 def claim(board, phase):
     """The next item of a phase that nobody has."""
-    return _add(board.ctypes.data + 16 * SPACING * phase)
+    return _add(address(board) + 16 * SPACING * phase)
 
 
 @compiled
 def finish(board, phase):
     """Say that an item is done."""
-    _add(board.ctypes.data + 16 * SPACING * phase + 8 * SPACING)
+    _add(address(board) + 16 * SPACING * phase + 8 * SPACING)
 
 
 @compiled
 def wait(board, phase, count):
     """Return when `count` items of the phase are done."""
     spins = 0
-    while _look(board.ctypes.data + 16 * SPACING * phase + 8 * SPACING) < count:
+    while _look(address(board) + 16 * SPACING * phase + 8 * SPACING) < count:
         spins += 1
         if spins > SPINS:
             _give_way()

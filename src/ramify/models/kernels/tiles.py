@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ramify.models.kernels.jit import compiled, has
+from ramify.models.kernels.jit import compiled, has, link
 
 # Registers of a machine decide the tile: sums, one panel's row of weights and one broadcast input fit together.
 LANES, VECTORS, ROWS = (16, 4, 6) if has("avx512f") else (8, 2, 6) if has("avx2") else (4, 4, 6)
@@ -186,3 +186,8 @@ def byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep):
     the products are added to, followed by the columns' PANEL float32 scales.
     """
     _byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep)
+
+
+link(float_tile, (types.int64,) * 8)
+if BYTES:
+    link(byte_tile, (types.int64,) * 10)

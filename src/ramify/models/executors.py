@@ -1,0 +1,90 @@
+"""How a decoder's forward is run: chosen once when it is loaded, the fastest exact way unless told otherwise."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ramify.errors import OptionError
+from ramify.models.decoder import Decoder
+from ramify.models.linear import ByteProduct, MklProduct, Packer, packable
+
+EXECUTORS = ("auto", "torch", "compiled", "int8")
+ROWS, REPEATS = 16, 5  # of the measurement: a small batch, where products differ most
+
+
+def prepare(decoder: Decoder, executor: str = "auto") -> Decoder:
+    """Pack a decoder's projections for an executor, and set `decoder.executor` to the one that was chosen.
+
+    "torch" runs operator by operator, with MKL's packed products where there are any. "compiled" runs all layers in
+    one call of machine code, in float32 as well. "int8" is the same with weights of one byte, and the inputs of every
+    product rounded to bytes as they come: the only one that changes results beyond the rounding of float32, so "auto"
+    never takes it. "auto" measures a product and takes the faster of the others.
+
+    Raises:
+        OptionError: an unknown executor, or one that this model, its dtype or this machine does not have.
+    """
+    if executor not in EXECUTORS:
+        raise OptionError(f"an executor among {', '.join(EXECUTORS)}", repr(executor), "choose one of them")
+    weight = decoder.embed.weight
+    plain = weight.device.type == "cpu" and weight.dtype == torch.float32
+    if executor == "int8" and not plain:
+        got = f"{weight.dtype} on {weight.device.type}"
+        raise OptionError("float32 weights on a CPU for executor=int8", got, "use executor=torch")
+    if executor == "compiled" and not (plain and compilable(decoder)):
+        got = f"{decoder.config.model_type}, {weight.dtype} on {weight.device.type}"
+        raise OptionError("a model and a processor that there are kernels for", got, "use executor=torch")
+    if executor == "auto":
+        executor = "compiled" if plain and compilable(decoder) and _faster(decoder) else "torch"
+    decoder.executor = executor
+    packer = _packer(executor, plain)
+    if packer is not None:
+        decoder.pack(packer)
+    if executor != "torch" and compilable(decoder):
+        from ramify.models.kernels.fused import Fused
+
+        decoder.fused = Fused(decoder)
+    return decoder
+
+
+def compilable(decoder: Decoder) -> bool:
+    """Whether there are kernels for this model on this processor."""
+    from ramify.models.kernels.fused import covered
+
+    return covered(decoder.config)
+
+
+def _packer(executor: str, plain: bool) -> Packer | None:
+    """What lays projections out, if anything does."""
+    if executor == "torch":
+        return MklProduct if plain and packable(torch.empty(1)) else None
+    from ramify.models.kernels.products import BYTES, byte_product, float_product
+
+    if executor == "compiled":
+        return float_product
+    return byte_product if BYTES else ByteProduct
+
+
+def _faster(decoder: Decoder) -> bool:
+    """Whether the kernels' product of a few rows is faster than torch's, for a weight of this model."""
+    if not packable(torch.empty(1)):
+        return True
+    from ramify.models.kernels.products import float_product
+
+    layer: Any = decoder.layers[0]
+    weight = layer.mlp.up.weight.detach()
+    x = torch.zeros(ROWS, weight.shape[1])
+    return _seconds(float_product, weight, x) < _seconds(MklProduct, weight, x)
+
+
+def _seconds(packer: Packer, weight: Tensor, x: Tensor) -> float:
+    """The least time of a product."""
+    product, seconds = packer(weight, None, 1), []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        product(x)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
