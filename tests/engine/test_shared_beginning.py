@@ -4,7 +4,7 @@ import pytest
 import torch
 from test_twin import REQUESTS_OF_ALL, expected, play, same
 
-from ramify.engine import batch
+from ramify.engine import padded
 from ramify.models.attention import attention
 
 ROWS, HEADS, GROUPS, WIDTH, SHARED, OWN = 5, 6, 3, 4, 8, 7
@@ -36,16 +36,16 @@ def halves(q, shared, own, mask, scale, softcap):
 def test_shared_attention_is_attention(softcap):
     q, shared, own, mask = tensors(1)
     wanted = at_once(q, shared, own, mask, 0.7, softcap)
-    torch.testing.assert_close(batch.shared_attention(q, shared, own, mask, 0.7, softcap), wanted)
+    torch.testing.assert_close(padded.shared_attention(q, shared, own, mask, 0.7, softcap), wanted)
     assert (halves(q, shared, own, mask, 0.7, softcap) - wanted).abs().max() > 0.01
 
 
 @pytest.fixture
 def always(monkeypatch):
     """Share whatever can be shared, and count how often."""
-    calls, real = [], batch.shared_attention
-    monkeypatch.setattr(batch, "CALL", -1)
-    monkeypatch.setattr(batch, "shared_attention", lambda *args: calls.append(args[0].shape[0]) or real(*args))
+    calls, real = [], padded.shared_attention
+    monkeypatch.setattr(padded, "CALL", -1)
+    monkeypatch.setattr(padded, "shared_attention", lambda *args: calls.append(args[0].shape[0]) or real(*args))
     return calls
 
 
@@ -57,7 +57,7 @@ def test_searches_come_out_the_same(always, engine):
 
 
 def test_sharing_a_block_too_many_is_caught(always, monkeypatch):
-    common = batch._common
-    monkeypatch.setattr(batch, "_common", lambda rows, size: common(rows, size) + (len(rows) > 1))
+    common = padded._common
+    monkeypatch.setattr(padded, "_common", lambda rows, size: common(rows, size) + (len(rows) > 1))
     with pytest.raises((AssertionError, RuntimeError, ValueError)):
         assert same(play(REQUESTS_OF_ALL)[0], expected(REQUESTS_OF_ALL))

@@ -10,8 +10,8 @@ from tiny import Doubles, assert_empty, finish, tiny_engine, tiny_model
 from twin import Twin
 
 from ramify.cache import BlockTable
-from ramify.engine.batch import PagedAttention
 from ramify.engine.jobs import Job
+from ramify.engine.padded import PaddedAttention
 from ramify.engine.sequence import Context
 from ramify.rewards import FunctionReward, ImplicitReward, SequenceReward
 
@@ -87,7 +87,7 @@ def test_short_memory_is_paid_in_recomputed_tokens_alone():
 BROKEN = {
     "writes into shared blocks": (BlockTable, "_shared_tail", lambda table: False),
     "keeps what a rewind cut": (Context, "rewind", lambda context, length: None),
-    "loses the mask": (PagedAttention, "_mask", None),
+    "loses the mask": (PaddedAttention, "_mask", None),
     "starts a lost context too late": (Job, "restore", None),
 }
 

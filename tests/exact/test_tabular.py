@@ -7,7 +7,7 @@ import torch
 
 from ramify.cache import BlockTable, KVStore
 from ramify.engine import Engine
-from ramify.engine.batch import PagedAttention
+from ramify.engine.padded import PaddedAttention
 from ramify.exact import distance, output_law, policy_law, tabular_model, tabular_reward
 from ramify.exact.tabular import TabularDecoder, random_table
 from ramify.rewards import SequenceReward
@@ -68,8 +68,8 @@ def shared_write(monkeypatch):
 
 def sees_ahead(monkeypatch):
     """The mask lets a token see the rest of its block."""
-    mask = PagedAttention._mask
-    monkeypatch.setattr(PagedAttention, "_mask", lambda self, *args: torch.ones_like(mask(self, *args)))
+    mask = PaddedAttention._mask
+    monkeypatch.setattr(PaddedAttention, "_mask", lambda self, *args: torch.ones_like(mask(self, *args)))
 
 
 def lost_rewind(monkeypatch):

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ramify.cache import BlockPool, BlockTable, KVStore, PrefixCache
-from ramify.engine.batch import PagedAttention, Row, Tree, flatten
+from ramify.engine.batch import Row, Tree, flatten
+from ramify.engine.paged import attention_of
 from ramify.engine.sequence import Context
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Runner:
             self.store.copy(copies)
         ids_T, positions_T = flatten(rows)
         decoder = self.model.decoder
-        attend = PagedAttention(decoder.config, self.store, rows, self.pool.block_size)
+        attend = attention_of(decoder.config, self.store, rows)
         hidden_TD: Tensor = decoder(ids_T, positions_T, attend)
         for context, ids, _ in work:
             context.ids += ids

@@ -29,6 +29,7 @@ KEYS_PER_ITEM = 128  # keys and values of 64 numbers per head then fit a quarter
 HEADS_PER_ITEM = 48  # query heads that go through an item together, about; a multiple of every tile
 # Costs in units of one query head and one key of it: reading a key and its value from memory, and an item by itself.
 READ, ITEM = 8, 64
+PART = 4000  # a part that is worth a thread: some 20 microseconds
 
 
 class Rows(NamedTuple):
@@ -72,8 +73,19 @@ class Plan(NamedTuple):
     tops_PX2: Array
 
 
+class Pages(NamedTuple):
+    """A step for a decoder that runs all its layers in one call.
+
+    slots_T: where the keys and values of new tokens go. plans: by window, 0 for none. kv: the store, see `attention`.
+    """
+
+    slots_T: Array
+    plans: dict[int, Plan]
+    kv: Array
+
+
 @compiled
-def plan(rows, window, heads, kv_heads, head_dim, block_size, parts):  # type: ignore[no-untyped-def]
+def plan(rows, window, heads, kv_heads, head_dim, block_size, parts):
     """The plan of one step for the layers that see `window` positions (0: all), in `parts` parts of equal cost."""
     runs_Q6, runs_R = _runs(rows, block_size)
     group = heads // kv_heads
@@ -104,14 +116,14 @@ def plan(rows, window, heads, kv_heads, head_dim, block_size, parts):  # type: i
         if len(items_I5) == 0:
             items_I5 = np.empty((count, 5), np.int64)
     cuts = _parts(items_I5, group, kv_heads, parts)
-    room = kv_heads + parts - 1
+    room = kv_heads + len(cuts) - 2
     return Plan(rows.tables_N, items_I5, tokens_T, sight_T4, seen_S, cuts, block_size,
                 np.empty((room, len(tokens_T) * group, head_dim), np.float32),
                 np.empty((room, len(tokens_T) * group, 2), np.float32))
 
 
 @compiled
-def _runs(rows, block_size):  # type: ignore[no-untyped-def]
+def _runs(rows, block_size):
     """Runs of blocks that the same rows begin with, parents before children: runs_Q6, and each row's last, runs_R."""
     size = len(rows.tables_N)
     known = np.full(rows.tables_N.max() + 1, -1)  # the latest node of each block
@@ -155,7 +167,7 @@ def _runs(rows, block_size):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _shared(runs_Q6, group, block_size):  # type: ignore[no-untyped-def]
+def _shared(runs_Q6, group, block_size):
     """Which runs are worth items of their own; with a run also the one it continues, so that tails are in one piece."""
     shared_Q = np.zeros(len(runs_Q6), np.bool_)
     for run in range(len(runs_Q6) - 1, -1, -1):
@@ -169,7 +181,7 @@ def _shared(runs_Q6, group, block_size):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _order(runs_Q6, runs_R, counts_R):  # type: ignore[no-untyped-def]
+def _order(runs_Q6, runs_R, counts_R):
     """The first query of each run and of each row, in an order in which those of every run are neighbours."""
     runs = len(runs_Q6)
     first_Q, first_R = np.empty(runs, np.int64), np.empty(len(runs_R), np.int64)
@@ -184,7 +196,7 @@ def _order(runs_Q6, runs_R, counts_R):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _sight(rows, first_R, window):  # type: ignore[no-untyped-def]
+def _sight(rows, first_R, window):
     """The token of each query and what it sees: tokens_T, sight_T4 and the bytes of trees, seen_S."""
     total = rows.counts_R.sum()
     tokens_T, sight_T4 = np.empty(total, np.int64), np.zeros((total, 4), np.int64)
@@ -211,7 +223,7 @@ def _sight(rows, first_R, window):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _cut(items_I5, count, first, queries, block, keys, place, sight_T4, group, block_size):  # type: ignore[no-untyped-def]
+def _cut(items_I5, count, first, queries, block, keys, place, sight_T4, group, block_size):
     """Add the items of one run to the `count` there are, as far as there is room. Returns how many there are then."""
     step = max(1, KEYS_PER_ITEM // block_size) * block_size
     width = max(1, HEADS_PER_ITEM // group)
@@ -233,13 +245,14 @@ def _cut(items_I5, count, first, queries, block, keys, place, sight_T4, group, b
 
 
 @compiled
-def _parts(items_I5, group, kv_heads, parts):  # type: ignore[no-untyped-def]
-    """cuts: the work of all key heads, one after another, in parts of equal cost."""
+def _parts(items_I5, group, kv_heads, parts):
+    """cuts: the work of all key heads, one after another, in at most `parts` parts of equal cost."""
     items = len(items_I5)
     cost_I = np.empty(items)
     for at in range(items):
         item = items_I5[at]
         cost_I[at] = ITEM + item[KEYS] * (READ + group * (item[END] - item[FIRST]))
+    parts = max(1, min(parts, int(cost_I.sum() * kv_heads) // PART))
     cuts = np.zeros(parts + 1, np.int64)
     share, done, part = cost_I.sum() * kv_heads / parts, 0.0, 1
     for work in range(items * kv_heads):

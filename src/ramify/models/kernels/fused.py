@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ramify.models.kernels.attention_plan import Pages
+from ramify.models.kernels.attention_plan import Pages, Rows, plan
 from ramify.models.kernels.forward import PHASES, Array, Room, Weights, forward
-from ramify.models.kernels.linear import INPUTS, OUTPUTS, SCRATCH, SPEC, width
+from ramify.models.kernels.linear import INPUTS, OUTPUTS, SCRATCH, SPEC, aligned, width
 from ramify.models.kernels.team import new_board
 
 if TYPE_CHECKING:
@@ -51,6 +51,16 @@ class Fused:
             config.head_dim)  # fmt: skip
         self.board = new_board(PHASES * config.num_layers + 3)
         self.room = self._room(0)
+
+    def warm(self) -> None:
+        """Run once, so that whatever has to be compiled or loaded is."""
+        weights, size = self.weights, 16
+        nothing, one = np.zeros(0, np.int64), np.ones(1, np.int64)
+        rows = Rows(0 * one, one, 0 * one, one, 0 * one, 0 * one, nothing, np.zeros(0, np.uint8))
+        plans = {window: plan(rows, window, weights.heads, weights.kv_heads, weights.head_dim, size,
+                              torch.get_num_threads()) for window in self.windows}  # fmt: skip
+        kv = aligned((1, len(weights.specs_L4S), 2, weights.kv_heads, size * weights.head_dim), np.float32)
+        self(torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), Pages(0 * one, plans, kv))
 
     def _room(self, tokens: int) -> tuple[Array, ...]:
         """Room for so many tokens, but for the result."""

@@ -1,0 +1,267 @@
+"""The inner loops of attention as LLVM vectors: scores, weights and weighted sums of a few query heads at a time.
+
+Addresses are plain integers and point to float32 unless said otherwise; sizes and pitches of addresses are in bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ramify.models.kernels.jit import compiled, has
+
+GROUP = 16  # numbers of a vector, and keys that are scored side by side; on narrow machines it takes several registers
+# Query heads of a tile and vectors of each: with their sums all registers but a few are in use.
+ROWS, VECTORS = (12, 2) if has("avx512f") else (4, 1)
+
+_INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_FLOATS, _INTS = ir.VectorType(_FLOAT, GROUP), ir.VectorType(_INT, GROUP)
+# 2^x on [-1/2, 1/2], highest power first: relative error below 2e-7.
+EXP2 = (0.00015403530, 0.0013333558, 0.009618129, 0.05550411, 0.24022651, 0.6931472, 1.0)
+LEAST = -126.0  # smaller exponents of two are taken for minus infinity
+
+
+def _long(value: int) -> ir.Constant:
+    return ir.Constant(_LONG, value)
+
+
+def _floats(value: float) -> ir.Constant:
+    return ir.Constant(_FLOATS, [value] * GROUP)
+
+
+def _load(builder: Any, kind: Any, address: Any, beyond: int = 0) -> Any:
+    place = builder.inttoptr(builder.add(address, _long(beyond)), kind.as_pointer())
+    return builder.load(place, align=8 if kind is _LONG else 4)
+
+
+def _store(builder: Any, value: Any, address: Any, beyond: int = 0) -> None:
+    builder.store(value, builder.inttoptr(builder.add(address, _long(beyond)), value.type.as_pointer()), align=4)
+
+
+def _spread(builder: Any, scalar: Any) -> Any:
+    """A vector whose numbers are all the scalar."""
+    first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), scalar, _INT(0))
+    return builder.shuffle_vector(first, first, ir.Constant(_INTS, [0] * GROUP))
+
+
+def _call(builder: Any, name: str, result: Any, *args: Any) -> Any:
+    """An LLVM intrinsic on vectors of floats."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{GROUP}f32"), args)
+
+
+def _fma(builder: Any, left: Any, right: Any, more: Any) -> Any:
+    return _call(builder, "fma", _FLOATS, left, right, more)
+
+
+def _larger(builder: Any, left: Any, right: Any) -> Any:
+    return builder.select(builder.fcmp_ordered(">", left, right), left, right)
+
+
+def _loop(builder: Any, count: Any, step: int, start: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> Any:
+    """for index in range(0, count, step), at least once: values = body(index, values). Returns the last values."""
+    entry = builder.block
+    loop, after = (builder.append_basic_block(name) for name in ("loop", "after"))
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    index, values = builder.phi(_LONG), [builder.phi(value.type) for value in start]
+    done = body(index, values)
+    following = builder.add(index, _long(step))
+    for phi, first, later in zip([index, *values], [_long(0), *start], [following, *done], strict=True):
+        phi.add_incoming(first, entry)
+        phi.add_incoming(later, builder.block)
+    builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    builder.position_at_end(after)
+    return done
+
+
+def _every_count(builder: Any, rows: Any) -> Iterator[int]:
+    """Every number of rows that a tile may have; what is built for it in the loop's body runs when `rows` is it."""
+    after = builder.append_basic_block("end")
+    switch = builder.switch(rows, after)
+    for count in range(1, ROWS + 1):
+        block = builder.append_basic_block(f"rows{count}")
+        switch.add_case(_long(count), block)
+        builder.position_at_end(block)
+        yield count
+        builder.branch(after)
+    builder.position_at_end(after)
+
+
+def _grow(builder: Any, sums: list[Any], ones: list[Any], many: list[Any]) -> list[Any]:
+    """sums, row by row, + the outer product of scalars and vectors."""
+    spread = [_spread(builder, one) for one in ones]
+    return [_fma(builder, spread[at // len(many)], many[at % len(many)], total) for at, total in enumerate(sums)]
+
+
+def _exp2(builder: Any, x: Any) -> Any:
+    """2^x of a vector, 0 below LEAST."""
+    whole = _call(builder, "rint", _FLOATS, _larger(builder, x, _floats(LEAST)))
+    rest = builder.fsub(x, whole)
+    power = _floats(EXP2[0])
+    for coefficient in EXP2[1:]:
+        power = _fma(builder, power, rest, _floats(coefficient))
+    exponent = builder.shl(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [23] * GROUP))
+    power = builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _FLOATS)
+    return builder.select(builder.fcmp_ordered(">=", x, _floats(LEAST)), power, _floats(0))
+
+
+def _function(result: Any, count: int, emit: Callable[..., Any]) -> Any:
+    """What an intrinsic returns to Numba: its signature, of int64 and then float32 as far as `emit` says, and code."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value = emit(builder, *args)
+        return context.get_dummy_value() if result is types.void else value
+
+    return generate
+
+
+@intrinsic
+def _scores(typing: Any, rows: Any, lines: Any, spots: Any, depth: Any, out: Any, out_pitch: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        rows, lines, spots, depth, out, out_pitch = args
+        keys = [_load(builder, _LONG, spots, 8 * vector) for vector in range(VECTORS)]
+        for count in _every_count(builder, rows):
+            heads = [_load(builder, _LONG, lines, 8 * row) for row in range(count)]
+
+            def body(index: Any, sums: list[Any], heads: list[Any] = heads) -> list[Any]:
+                at, step = builder.mul(index, _long(4 * GROUP)), builder.mul(index, _long(4))
+                for turn in range(2):
+                    many = [_load(builder, _FLOATS, builder.add(key, at), 4 * GROUP * turn) for key in keys]
+                    ones = [_load(builder, _FLOAT, builder.add(head, step), 4 * turn) for head in heads]
+                    sums = _grow(builder, sums, ones, many)
+                return sums
+
+            for at, total in enumerate(_loop(builder, depth, 2, [_floats(0)] * (count * VECTORS), body)):
+                row = builder.mul(out_pitch, _long(at // VECTORS))
+                _store(builder, total, builder.add(out, row), 4 * GROUP * (at % VECTORS))
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), generate
+
+
+@intrinsic(prefer_literal=True)
+def _weigh(typing: Any, vectors: Any, rows: Any, weights: Any, pitch: Any, keeps: Any, spots: Any, keys: Any,
+           shift: Any, value_pitch: Any, out: Any, out_pitch: Any) -> Any:
+    wide = vectors.literal_value
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        _, rows, weights, pitch, keeps, spots, keys, shift, value_pitch, out, out_pitch = args
+        for count in _every_count(builder, rows):
+            heads = [builder.add(weights, builder.mul(pitch, _long(row))) for row in range(count)]
+            places = [builder.add(out, builder.mul(out_pitch, _long(row))) for row in range(count)]
+            keep = [_spread(builder, _load(builder, _FLOAT, keeps, 4 * row)) for row in range(count)]
+            start = [builder.fmul(keep[row], _load(builder, _FLOATS, places[row], 4 * GROUP * vector))
+                     for row in range(count) for vector in range(wide)]
+
+            def body(index: Any, sums: list[Any], heads: list[Any] = heads) -> list[Any]:
+                group = builder.mul(builder.udiv(index, _long(GROUP)), _long(8))
+                value = builder.add(_load(builder, _LONG, builder.add(spots, group)), shift)
+                value = builder.add(value, builder.mul(builder.urem(index, _long(GROUP)), value_pitch))
+                step = builder.mul(index, _long(4))
+                for turn in range(4):
+                    many = [_load(builder, _FLOATS, value, 4 * GROUP * vector) for vector in range(wide)]
+                    ones = [_load(builder, _FLOAT, builder.add(head, step), 4 * turn) for head in heads]
+                    sums, value = _grow(builder, sums, ones, many), builder.add(value, value_pitch)
+                return sums
+
+            for at, total in enumerate(_loop(builder, keys, 4, start, body)):
+                _store(builder, total, places[at // wide], 4 * GROUP * (at % wide))
+        return context.get_dummy_value()
+
+    return types.void(vectors, *[types.int64] * 10), generate
+
+
+@intrinsic
+def highest(typing: Any, row: Any, count: Any, start: Any) -> Any:
+    """The largest of `start` and the first `count` numbers of a row, a multiple of GROUP."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        row, count, start = args
+
+        def body(index: Any, tops: list[Any]) -> list[Any]:
+            value = _load(builder, _FLOATS, builder.add(row, builder.mul(index, _long(4))))
+            return [_larger(builder, value, tops[0])]
+
+        [top] = _loop(builder, count, GROUP, [_spread(builder, start)], body)
+        return _call(builder, "vector.reduce.fmax", _FLOAT, top)
+
+    return types.float32(types.int64, types.int64, types.float32), generate
+
+
+@intrinsic
+def soften(typing: Any, row: Any, count: Any, factor: Any, top: Any) -> Any:
+    """Turn scores s of a row into weights 2^(factor * (s - top)), in place. Returns their sum."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        row, count, factor, top = args
+        factors, tops = _spread(builder, factor), _spread(builder, top)
+
+        def body(index: Any, sums: list[Any]) -> list[Any]:
+            place = builder.add(row, builder.mul(index, _long(4)))
+            x = builder.fmul(builder.fsub(_load(builder, _FLOATS, place), tops), factors)
+            weight = _exp2(builder, x)
+            _store(builder, weight, place)
+            return [builder.fadd(sums[0], weight)]
+
+        [total] = _loop(builder, count, GROUP, [_floats(0)], body)
+        kind = ir.FunctionType(_FLOAT, [_FLOAT, _FLOATS])
+        add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{GROUP}f32")
+        return builder.call(add, [_FLOAT(0), total], fastmath=("reassoc",))
+
+    return types.float32(types.int64, types.int64, types.float32, types.float32), generate
+
+
+@intrinsic
+def cap(typing: Any, row: Any, count: Any, factor: Any, softcap: Any) -> Any:
+    """Turn scores s of a row into softcap * tanh(factor * s), in place."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        row, count, factor, softcap = args
+        # tanh x = 1 - 2 / (e^2x + 1); beyond 20 it is 1 in float32, below -20 it is -1.
+        factors, caps = builder.fmul(_spread(builder, factor), _floats(2 * 1.442695041)), _spread(builder, softcap)
+
+        def body(index: Any, values: list[Any]) -> list[Any]:
+            place = builder.add(row, builder.mul(index, _long(4)))
+            x = builder.fmul(_load(builder, _FLOATS, place), factors)
+            x = builder.select(builder.fcmp_ordered("<", x, _floats(60)), x, _floats(60))
+            part = builder.fdiv(_floats(2), builder.fadd(_exp2(builder, x), _floats(1)))
+            _store(builder, builder.fmul(caps, builder.fsub(_floats(1), part)), place)
+            return values
+
+        _loop(builder, count, GROUP, [], body)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float32, types.float32), generate
+
+
+@compiled
+def scores(rows, lines, spots, depth, out, out_pitch):
+    """Products of `rows` queries with GROUP * VECTORS keys.
+
+    lines: address of each query's address. spots: address of the addresses of VECTORS groups of keys, each [depth,
+    GROUP]. depth is even.
+    """
+    _scores(rows, lines, spots, depth, out, out_pitch)
+
+
+@compiled
+def weigh(rows, weights, pitch, keeps, spots, keys, shift, value_pitch, depth, out, out_pitch):
+    """out = keep * out + weights @ values, for `rows` query heads, `keys` keys and `depth` numbers each.
+
+    keeps: address of one factor per row. spots: address of the addresses of groups of GROUP keys; their values,
+    [GROUP, depth] with `value_pitch` between keys, lie `shift` behind. keys and depth are multiples of GROUP.
+    """
+    done = 0
+    while depth - done >= GROUP * VECTORS:
+        _weigh(VECTORS, rows, weights, pitch, keeps, spots, keys, shift + 4 * done, value_pitch, out + 4 * done,
+               out_pitch)
+        done += GROUP * VECTORS
+    while done < depth:
+        _weigh(1, rows, weights, pitch, keeps, spots, keys, shift + 4 * done, value_pitch, out + 4 * done, out_pitch)
+        done += GROUP
