@@ -104,7 +104,7 @@ def test_lossy_is_the_word_for_what_changes_the_law(verifier):
 
 def test_a_draft_may_be_drawn_without_the_options_of_sampling(monkeypatch):
     """As long as what is stated is what was drawn from."""
-    monkeypatch.setattr("ramify.engine.speculation.Reader._distributions", raw)
+    monkeypatch.setattr("ramify.engine.draft_reader.Reader._distributions", raw)
     assert law_error("token", "top-k") < 1e-9
 
 

@@ -92,7 +92,7 @@ def test_a_draft_that_goes_on_from_stale_text_is_caught(cut, monkeypatch):
     """It must forget what it drafted and the target refused. The text is the target's all the same."""
     target, draft = scripted_model(cut["coarse"], TEXT), scripted_model(cut["fine"], DETOUR, TEXT)
     honest = greedy(target, ahead(target, draft, draft_length=12))
-    monkeypatch.setattr("ramify.engine.speculation.agree", lambda left, right: min(len(left), len(right)))
+    monkeypatch.setattr("ramify.engine.draft_reader.agree", lambda left, right: min(len(left), len(right)))
     stale = greedy(target, ahead(target, draft, draft_length=12))
     assert tokens(stale) == tokens(honest)
     accepted = [each.speculative["num_accepted_draft_tokens"] for each in (stale, honest)]

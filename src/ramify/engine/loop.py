@@ -12,12 +12,14 @@ from torch import Tensor
 
 from ramify.engine.batch import Tree
 from ramify.engine.costs import StepCosts
+from ramify.engine.draft_reader import Drafts
+from ramify.engine.drafting import draft
 from ramify.engine.growth import sample
 from ramify.engine.handlers import HANDLERS
 from ramify.engine.jobs import Job
 from ramify.engine.runner import Runner, rows_of
 from ramify.engine.scheduler import Scheduler
-from ramify.engine.speculation import Drafts, draft, settle, verify_tree
+from ramify.engine.speculation import settle, verify_tree
 from ramify.sampling.draws import Draws
 
 if TYPE_CHECKING:
