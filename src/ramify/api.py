@@ -26,7 +26,8 @@ RewardLike = str | Reward | Callable[[str, str], float]
 
 
 def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLike | None = "auto",
-         dtype: str = "float32", capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048) -> LLM:
+         dtype: str = "float32", capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048,
+         executor: str = "torch") -> LLM:
     """Load a model, what drafts for it, and the reward that judges it.
 
     Args:
@@ -37,22 +38,25 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
         capacity: KV tokens per model; None takes a quarter of the free memory.
         block_size: tokens per cache block.
         step_tokens: ids read at most in one step, per model.
+        executor: how all these models are run: "torch", "compiled", "int8" (faster, and not quite the same numbers),
+            or "auto" for the fastest of those that change nothing; see `ramify.models.executors`.
 
     Raises:
         ModelError: a model that is missing, damaged or unsupported.
+        OptionError: an executor that is unknown, or that a model or this machine does not have.
     """
     check(capacity is None or capacity > 0, "a capacity of at least 1 token", capacity, "raise it")
     check(block_size > 0, "a block_size of at least 1 token", block_size, "raise it")
     check(step_tokens > 0, "step_tokens of at least 1", step_tokens, "raise it")
-    target = load_model(model, dtype=dtype)
+    target = load_model(model, dtype=dtype, executor=executor)
     engine = Engine(target, capacity=capacity, block_size=block_size, step_tokens=step_tokens)
     if reward == "auto":
         reward = companion_reward(model)
-    judge = None if reward is None else load_reward(reward, dtype=dtype)
-    return LLM(engine, judge, None if draft is None else load_draft(draft, target, dtype))
+    judge = None if reward is None else load_reward(reward, dtype, executor)
+    return LLM(engine, judge, None if draft is None else load_draft(draft, target, dtype, executor))
 
 
-def load_draft(draft: str, target: Model, dtype: str = "float32") -> Draft:
+def load_draft(draft: str, target: Model, dtype: str = "float32", executor: str = "torch") -> Draft:
     """What drafts for `target`, from what a user names.
 
     A folder, hub id or embedded name of a model; "ngram" or "suffix" to look up what was said before, in the
@@ -67,7 +71,7 @@ def load_draft(draft: str, target: Model, dtype: str = "float32") -> Draft:
     lookup, plus, name = draft.partition("+")
     if not plus or lookup != "suffix":
         lookup, name = "", draft
-    model = load_model(name, dtype=dtype)
+    model = load_model(name, dtype=dtype, executor=executor)
     return Draft(model, lookup, translation(model, target))
 
 
@@ -78,7 +82,7 @@ def companion_reward(model: str) -> str | None:
     return next((reward for name, reward in rewards.items() if name in shipped), None)
 
 
-def load_reward(reward: RewardLike, dtype: str = "float32") -> Reward:
+def load_reward(reward: RewardLike, dtype: str = "float32", executor: str = "torch") -> Reward:
     """A reward from what a user names.
 
     A function `f(prompt, answer) -> number`; "implicit:POLICY,REFERENCE" or "implicit-decay:POLICY,REFERENCE"
@@ -88,13 +92,13 @@ def load_reward(reward: RewardLike, dtype: str = "float32") -> Reward:
     if isinstance(reward, str):
         kind, _, names = reward.partition(":")
         if kind == "likelihood":
-            return LikelihoodReward(load_model(names, dtype=dtype))
+            return LikelihoodReward(load_model(names, dtype=dtype, executor=executor))
         if kind in ("implicit", "implicit-decay"):
             if names.count(",") != 1:
                 raise OptionError("implicit:POLICY,REFERENCE", repr(reward), "name the two models")
-            policy, reference = (load_model(name, dtype=dtype) for name in names.split(","))
+            policy, reference = (load_model(name, dtype=dtype, executor=executor) for name in names.split(","))
             return ImplicitReward(policy, reference, "decay" if kind == "implicit-decay" else "sum")
-        model = load_model(reward, dtype=dtype, head=True)
+        model = load_model(reward, dtype=dtype, head=True, executor=executor)
         settings = read_json(model.path / "config.json").get("ramify", {})
         return SequenceReward(model, closed=settings.get("partial", "closed") == "closed")
     if hasattr(reward, "score"):

@@ -32,6 +32,7 @@ class Setup:
     draft: str
     reward: str
     dtype: str
+    executor: str
     method: str
     seed: int
     options: dict[str, Any]
@@ -40,7 +41,7 @@ class Setup:
     def stated(self) -> dict[str, Any]:
         """As it reads in a result's `options` when it comes back from JSON."""
         named = {"model": self.model, "draft": self.draft, "reward": self.reward, "dtype": self.dtype,
-                 "method": self.method, "seed": self.seed, **self.options}
+                 "executor": self.executor, "method": self.method, "seed": self.seed, **self.options}
         stated: dict[str, Any] = json.loads(json.dumps(named))
         return stated
 
@@ -49,7 +50,8 @@ class Setup:
         import ramify
 
         return ramify.load(self.model, draft=None if self.draft == "none" else self.draft,
-                           reward=None if self.reward == "none" else self.reward, dtype=self.dtype)
+                           reward=None if self.reward == "none" else self.reward, dtype=self.dtype,
+                           executor=self.executor)
 
     def stream(self, llm: LLM, prompts: list[Any], trace: Trace | None) -> Iterator[tuple[int, Result | RamifyError]]:
         """(index, outcome) of every prompt, as they end."""
@@ -72,6 +74,7 @@ def generate(
     settings: Annotated[list[str] | None, typer.Option(
         "--set", metavar="KEY=VALUE", help="More of the method's or sampling's options.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    executor: Annotated[str, typer.Option(help="auto, torch, compiled or int8.")] = "torch",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write all events there for `ramify view`.")] = None,
 ) -> None:
@@ -91,7 +94,7 @@ def generate(
     check(options.get("n", 1) >= 1, "a whole n of at least 1", options.get("n"), "raise it")
     for kind in (SamplingParams, SpeculationParams):
         kind(**{name: value for name, value in options.items() if name in kind.names()})  # or raise
-    setup = Setup(model, draft, reward, dtype, search.__name__, seed, options)
+    setup = Setup(model, draft, reward, dtype, executor, search.__name__, seed, options)
     if prompts is not None:
         tally = run_batch(setup, read_jobs(prompts), out, trace)
         notes().print(tally.note(out))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -13,6 +17,7 @@ from ramify.models.decoder import Decoder
 from ramify.models.linear import ByteProduct, MklProduct, Packer, packable
 
 EXECUTORS = ("auto", "torch", "compiled", "int8")
+PATIENCE = 2.0  # seconds
 ROWS, REPEATS = 16, 5  # of the measurement: a small batch, where products differ most
 
 
@@ -27,6 +32,11 @@ def prepare(decoder: Decoder, executor: str = "auto") -> Decoder:
     Raises:
         OptionError: an unknown executor, or one that this model, its dtype or this machine does not have.
     """
+    with _patience():
+        return _prepare(decoder, executor)
+
+
+def _prepare(decoder: Decoder, executor: str) -> Decoder:
     if executor not in EXECUTORS:
         raise OptionError(f"an executor among {', '.join(EXECUTORS)}", repr(executor), "choose one of them")
     weight = decoder.embed.weight
@@ -47,7 +57,21 @@ def prepare(decoder: Decoder, executor: str = "auto") -> Decoder:
         from ramify.models.kernels.fused import Fused
 
         decoder.fused = Fused(decoder)
+        decoder.fused.warm()
     return decoder
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Say what is going on if it takes long: only compiling does."""
+    line = "Compiling kernels for this processor; the result is kept for the next time.\n"
+    timer = threading.Timer(PATIENCE, sys.stderr.write, [line])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def compilable(decoder: Decoder) -> bool:
