@@ -1,4 +1,4 @@
-"""Ramify, by the same protocol. `options` go to `ramify.load`; every run reads its prompts."""
+"""Ramify, by the same protocol. `options` go to `load_model`; every run reads its prompts."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import torch
 from protocol import Generate, Job, serve
 
 import ramify
+from ramify.api import LLM
 from ramify.bench.engine import Workload, run
+from ramify.engine import Engine
+from ramify.models import load_model
 
 
 def load(job: Job) -> Generate:
     """Plain sampling of every prompt in the same steps."""
     torch.set_num_threads(job["threads"])
-    llm = ramify.load(job["folder"], reward=None, **job["options"])
-    llm.engine.loop.target.prefixes = None
+    llm = LLM(Engine(load_model(job["folder"], **job["options"]), prefix_cache=False))
     workload = Workload("job", len(job["prompts"]), len(job["prompts"][0]), job["samples"], job["tokens"])
 
     def generate(tokens: int) -> int:

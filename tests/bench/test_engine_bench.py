@@ -22,7 +22,8 @@ from ramify.theory.step_cost import Step
 
 TOKENIZER = small_model().tokenizer
 PROBE = {"limits": {"read": 1e10, "multiply": 1e11, "multiply_int8": 2e11}, "torch": "2", "threads": 1,
-         "costs": {"fixed": 1e-3, "per_id": 1e-5, "per_row": 0.0, "per_pair": 0.0, "per_cached": 0.0},
+         "executor": "torch", "costs": {"fixed": 1e-3, "per_id": 1e-5, "per_row": 0.0, "per_pair": 0.0,
+                                       "per_cached": 0.0},
          "cost_errors": {"median": 0.05, "worst": 0.2}, "positions": 512}
 
 
@@ -125,7 +126,10 @@ def test_weights_lie_twice_where_a_tied_projection_was_packed():
     model = small_model()
     table = SMALL.vocabulary * SMALL.hidden * 4
     assert weight_bytes(model) - model.num_parameters * 4 in (0, table)
-    assert weight_bytes(replace(model, decoder=type(model.decoder)(model.decoder.config))) == 4 * model.num_parameters
+    plain = type(model.decoder)(model.decoder.config)
+    assert weight_bytes(replace(model, decoder=plain)) == 4 * model.num_parameters
+    plain.executor = "int8"
+    assert weight_bytes(replace(model, decoder=plain)) == 4 * model.num_parameters - 3 * (plain.flops(1, 0) // 2)
 
 
 # Random models
@@ -164,9 +168,10 @@ def test_other_names_pass_and_unknown_shapes_do_not():
 
 @pytest.fixture(scope="module")
 def report():
-    rows = [{**measure(small_llm("none"), workload, 3), "loaded_bytes": 10**8, "peak_bytes": 2 * 10**8}
+    held = {"executor": "torch", "loaded_bytes": 10**8, "peak_bytes": 2 * 10**8}
+    rows = [{**measure(small_llm("none"), workload, 3), **held}
             for workload in (Workload("shared", 1, 22, 4, 6), Workload("prefill", 1, 40, 1, 1))]
-    found = summary(PROBE, [1.0, 3.0, 2.0], rows, "float32")
+    found = summary(PROBE, [1.0, 3.0, 2.0], rows)
     return {"model": "small", "dtype": "float32", **found, "left_out": {"prefix2048x64": "needs a longer context"}}
 
 
@@ -189,7 +194,7 @@ def test_the_picture(report):
 
 def test_a_child_answers_in_lines(monkeypatch, tmp_path, capsys):
     folder = str(write_llama(tmp_path / "model", SMALL))
-    base = {"model": folder, "dtype": "float32", "seed": 0}
+    base = {"model": folder, "dtype": "float32", "executor": "torch", "seed": 0}
     for job, keys in (({"job": "workload", "name": "single", "tokens": 3, "repeats": 2}, ["seconds", "seconds", None]),
                       ({"job": "cold"}, ["first_token_at", None])):
         monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**base, **job})))

@@ -6,7 +6,7 @@ import pytest
 from small import small_llm
 
 from ramify.bench.costs import Costs
-from ramify.bench.memory import peak_cached, predict
+from ramify.bench.memory import peak_cached, predict, total
 from ramify.bench.rehearsal import rehearse
 from ramify.bench.watch import Watch
 from ramify.theory.step_cost import Step, StepCost
@@ -81,7 +81,17 @@ def test_memory_adds_up_the_models():
     assert set(rehearsal.cached) == {llm.model, llm.reward.model} and rehearsal.cached[llm.model] * \
         llm.model.decoder.kv_bytes_per_token == target["cache"]
     assert memory["cache"] > target["cache"] and memory["weights"] > target["weights"]
-    assert memory["total"] == sum(value for name, value in memory.items() if name != "total")
+    assert memory["total"] == max(1000 + memory["weights"] + memory["cache"] + memory["activations"],
+                                  1000 + memory["loading"])
+
+
+def test_the_fullest_moment_may_be_while_a_model_is_loaded():
+    parts = [{"weights": 100, "cache": 30, "activations": 5, "loading": 400},
+             {"weights": 200, "cache": 10, "activations": 9, "loading": 250}]
+    assert total(parts, 1000) == {"interpreter": 1000, "weights": 300, "cache": 40, "activations": 9,
+                                  "loading": 600, "total": 1600}
+    late = [{**part, "loading": part["weights"]} for part in parts]
+    assert total(late, 1000)["total"] == 1349
 
 
 def test_a_mistake_in_the_options_is_raised():

@@ -43,7 +43,8 @@ def test_table_picture_and_what_does_not_fit(bench, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("args", "said"), [
     (("--workloads", "single,prefix2048x64"), "workloads of at most 512 tokens"),
     (("--workloads", "double"), "workloads among"), (("--repeats", "0"), "repeats"),
-    (("--model", "random:7t"), "a shape among"), (("--dtype", "float12"), "dtype")], ids=str)
+    (("--model", "random:7t"), "a shape among"), (("--dtype", "float12"), "dtype"),
+    (("--executor", "abacus"), "an executor among")], ids=str)
 def test_mistakes(bench, args, said):
     code, out, err = bench(*args)
     assert code == 2 and out == "" and said in err
@@ -52,8 +53,8 @@ def test_mistakes(bench, args, said):
 def test_a_child_that_is_a_process(model):
     from ramify.errors import ModelError
 
-    seen = []
-    assert bench_engine.child({"job": "cold", "model": model, "dtype": "float32", "seed": 0}, seen.append) == {}
+    seen, job = [], {"job": "cold", "model": model, "dtype": "float32", "executor": "torch", "seed": 0}
+    assert bench_engine.child(job, seen.append) == {}
     assert list(seen[0]) == ["first_token_at"]
     with pytest.raises(ModelError, match="/nowhere"):
-        bench_engine.child({"job": "cold", "model": "/nowhere", "dtype": "float32", "seed": 0})
+        bench_engine.child({**job, "model": "/nowhere"})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ramify.bench.memory import peak_cached, predict
+from ramify.bench.memory import peak_cached, predict, projection_itemsize
 from ramify.bench.watch import Turn, Watch
 from ramify.errors import ModelError, OptionError
 
@@ -160,5 +160,5 @@ def _watched(model: Model, turns: list[Turn], results: list[Result]) -> Row:
 
 
 def model_bytes(model: Model) -> float:
-    """Bytes of weights that a step reads: all but embedding tables, of which it looks up a few rows."""
-    return model.decoder.flops(1, 0) / 2 * model.dtype.itemsize
+    """Bytes of weights that a step reads: those of projections; of embedding tables it looks up a few rows."""
+    return model.decoder.flops(1, 0) / 2 * projection_itemsize(model)

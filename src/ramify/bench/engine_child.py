@@ -18,6 +18,7 @@ from ramify.errors import RamifyError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ramify.api import LLM
     from ramify.trace import Row
 
 
@@ -36,43 +37,51 @@ def say(row: Row) -> None:
     sys.stdout.flush()
 
 
-def workload(model: str, dtype: str, name: str, tokens: int | None, repeats: int, seed: int) -> Row:
-    """Times, counts and memory of one workload."""
-    import ramify.api  # torch and all that comes with it: what the process holds without a model
-    from ramify.bench.engine import measure, named
+def load(model: str, dtype: str, executor: str) -> LLM:
+    """The model on an engine, with nothing beside it."""
+    from ramify.api import LLM
+    from ramify.engine import Engine
+    from ramify.models import load_model
 
-    interpreter = peak_bytes()
-    llm = ramify.api.load(model, reward=None, dtype=dtype)
+    return LLM(Engine(load_model(model, dtype=dtype, executor=executor)))
+
+
+def workload(model: str, dtype: str, executor: str, name: str, tokens: int | None, repeats: int, seed: int) -> Row:
+    """Times, counts and memory of one workload."""
+    from ramify.bench.engine import measure, named
+    from ramify.bench.memory import interpreter_bytes
+
+    interpreter = interpreter_bytes(executor)
+    llm = load(model, dtype, executor)
     loaded = peak_bytes()
     row = measure(llm, named(name, tokens)[0], repeats, seed=seed, interpreter=interpreter,
                   done=lambda seconds: say({"seconds": seconds}))
-    return {**row, "loaded_bytes": loaded, "peak_bytes": peak_bytes()}
+    return {**row, "executor": llm.model.decoder.executor, "loaded_bytes": loaded, "peak_bytes": peak_bytes()}
 
 
-def cold(model: str, dtype: str, seed: int) -> Row:
+def cold(model: str, dtype: str, executor: str, seed: int) -> Row:
     """When the first token of a process was there."""
-    import ramify.api
     from ramify.bench.engine import named, random_texts, run
 
-    llm = ramify.api.load(model, reward=None, dtype=dtype)
+    llm = load(model, dtype, executor)
     task = replace(named("single")[0], tokens=1)
     run(llm, task, random_texts(task, llm.model.tokenizer, seed), seed,
         first=lambda: say({"first_token_at": time.time()}))
     return {}
 
 
-def probe(model: str, dtype: str) -> Row:
+def probe(model: str, dtype: str, executor: str) -> Row:
     """What the machine and the model's steps cost."""
     import torch
 
-    import ramify.api
     from ramify.bench.costs import measure_costs
 
-    llm = ramify.api.load(model, reward=None, dtype=dtype)
+    llm = load(model, dtype, executor)
     costs = measure_costs(llm)
     return {"limits": asdict(measure_limits()), "costs": asdict(costs.by_model[llm.model]),
             "cost_errors": {"median": costs.median_error, "worst": costs.worst_error}, "torch": torch.__version__,
-            "threads": torch.get_num_threads(), "positions": llm.model.decoder.config.max_positions}
+            "threads": torch.get_num_threads(), "executor": llm.model.decoder.executor,
+            "positions": llm.model.decoder.config.max_positions}
 
 
 JOBS: dict[str, Callable[..., Row]] = {"workload": workload, "cold": cold, "probe": probe}

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ramify.trace import Row
 
 
-def summary(probe: Row, cold: Sequence[float], rows: list[Row], dtype: str) -> Row:
+def summary(probe: Row, cold: Sequence[float], rows: list[Row]) -> Row:
     """The report. Rates are per second and of the median run; a share is of the machine's measured limit.
 
     cold_start_seconds: from the start of a process to its first token, None if not measured. bound_seconds: what the
@@ -20,16 +20,16 @@ def summary(probe: Row, cold: Sequence[float], rows: list[Row], dtype: str) -> R
     runtime, the sum of what each of its steps costs with the machine to itself.
     """
     limits, cost = probe["limits"], StepCost(**probe["costs"])
-    return {**{key: probe[key] for key in ("torch", "threads", "limits", "costs", "cost_errors")},
+    return {**{key: probe[key] for key in ("torch", "threads", "executor", "limits", "costs", "cost_errors")},
             "cold_start_seconds": median(cold) if cold else None, "cold_starts": list(cold),
-            "rows": [_row(row, limits, cost, dtype) for row in rows]}
+            "rows": [_row(row, limits, cost) for row in rows]}
 
 
-def _row(row: Row, limits: dict[str, float], cost: StepCost, dtype: str) -> Row:
+def _row(row: Row, limits: dict[str, float], cost: StepCost) -> Row:
     row = dict(row)
     seconds = median(row["seconds"])
     steps = [Step(*counts) for counts in row.pop("counts")]
-    multiply = limits["multiply_int8" if dtype == "int8" else "multiply"]
+    multiply = limits["multiply_int8" if row["executor"] == "int8" else "multiply"]
     return {**row, "spread": (max(row["seconds"]) - min(row["seconds"])) / seconds,
             "read_rate": row["read_bytes"] / seconds, "read_share": row["read_bytes"] / seconds / limits["read"],
             "multiply_rate": row["flops"] / seconds, "multiply_share": row["flops"] / seconds / multiply,
@@ -52,7 +52,8 @@ def columns(report: Row) -> tuple[list[str], list[list[str]]]:
 def lines(report: Row) -> list[str]:
     """What the table does not say."""
     limits, cost = report["limits"], report["costs"]
-    said = [f"The machine reads {limits['read'] / 1e9:.1f} GB/s and multiplies {limits['multiply'] / 1e9:.0f} GFLOP/s "
+    said = [f"{report['model']}, {report['dtype']}, executor {report['executor']}, {report['threads']} threads.",
+            f"The machine reads {limits['read'] / 1e9:.1f} GB/s and multiplies {limits['multiply'] / 1e9:.0f} GFLOP/s "
             f"in float32, {limits['multiply_int8'] / 1e9:.0f} in int8; shares are of these.",
             f"A step costs {1e3 * cost['fixed']:.2f} ms, and {1e6 * cost['per_id']:.1f} µs an id, "
             f"{1e6 * cost['per_row']:.1f} a row, {1e9 * cost['per_pair']:.1f} ns a pair of id and position, "
@@ -82,7 +83,8 @@ def draw(report: Row) -> bytes:
         share.axvline(1.0, color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
         share.set_xlabel("share of the machine's limit")
         share.legend(loc="lower right", frameon=False)
-        figure.suptitle(f"The engine on {report['model']}, {report['dtype']}", x=0.01, ha="left", fontweight="bold")
+        title = f"The engine on {report['model']}: {report['dtype']}, {report['executor']}"
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=150)
     return png.getvalue()

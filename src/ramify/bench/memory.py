@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
+
+from ramify.bench.machine import peak_bytes
 
 if TYPE_CHECKING:
     from ramify.models import Model
@@ -22,30 +26,51 @@ def peak_cached(prompts: int, length: int, samples: int, tokens: int, block: int
 
 
 def predict(model: Model, *, cached: int, ids: int, rows: int, interpreter: int = 0) -> dict[str, int]:
-    """Bytes by what holds them, and their `total`.
+    """Bytes by what holds them, and their `total`, the most at any moment.
 
     cached: positions in the cache at the fullest moment. ids, rows: of the largest step. interpreter: what the
-    process holds without the model, to be measured: Python, torch and the other libraries.
+    process holds without the model, see `interpreter_bytes`. loading: what the model itself holds while it is loaded,
+    its weights as they were read and the pages of their files, in place of `weights`.
     """
     config, decoder = model.decoder.config, model.decoder
     heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     widest = 3 * config.hidden_size + max(heads, (3 if config.gated else 2) * config.intermediate_size)
-    parts = {"interpreter": interpreter, "weights": weight_bytes(model), "cache": cached * decoder.kv_bytes_per_token,
+    parts = {"weights": weight_bytes(model), "cache": cached * decoder.kv_bytes_per_token,
              "activations": (ids * widest + COPIES * rows * config.vocab_size) * model.dtype.itemsize}
-    return {**parts, "total": sum(parts.values())}
+    files = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
+    return total([{**parts, "loading": model.num_parameters * model.dtype.itemsize + files}], interpreter)
+
+
+def interpreter_bytes(executor: str) -> int:
+    """The peak of this process so far, with every library that a model needs and no model: one of a few weights is
+    loaded and run."""
+    from ramify.api import LLM
+    from ramify.bench.random_model import Shape, write_llama
+    from ramify.engine import Engine
+    from ramify.models import load_model
+
+    with TemporaryDirectory() as scratch:
+        folder = write_llama(Path(scratch) / "model", Shape(64, 1, 2, 1, 64, 512, 128))
+        LLM(Engine(load_model(folder, executor=executor), capacity=64)).generate("a", "sample", max_tokens=2)
+    return peak_bytes()
 
 
 def total(parts: list[dict[str, int]], interpreter: int) -> dict[str, int]:
-    """Of several models in one process: weights and caches add up, activations live one after another."""
+    """Of several models in one process: weights and caches add up, the rest is there one after another."""
     held = {"interpreter": interpreter, **{name: sum(part[name] for part in parts) for name in ("weights", "cache")},
             "activations": max(part["activations"] for part in parts)}
-    return {**held, "total": sum(held.values())}
+    loading = max(held["weights"] - part["weights"] + part["loading"] for part in parts)
+    return {**held, "loading": loading, "total": max(sum(held.values()), interpreter + loading)}
 
 
 def weight_bytes(model: Model) -> int:
     """Bytes of the weights as they lie in memory; a tied projection that was packed lies there twice."""
-    decoder = model.decoder
-    count = model.num_parameters
-    if getattr(decoder, "tied", False) and getattr(decoder, "head", None) is not None:
-        count += decoder.embed.weight.numel()
-    return count * model.dtype.itemsize
+    projected, decoder = int(model.decoder.flops(1, 0)) // 2, model.decoder
+    twice = decoder.embed.weight.numel() if decoder.tied and decoder.head is not None else 0
+    rest = model.num_parameters + twice - projected
+    return int(projected * projection_itemsize(model)) + rest * model.dtype.itemsize
+
+
+def projection_itemsize(model: Model) -> int:
+    """Bytes of one weight of a projection: what every step reads nearly all of."""
+    return 1 if model.decoder.executor == "int8" else model.dtype.itemsize

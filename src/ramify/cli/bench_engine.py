@@ -32,6 +32,7 @@ def engine(
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 3,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Tokens of each candidate; default: 128.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    executor: Annotated[str, typer.Option(help="auto, torch, compiled or int8.")] = "auto",
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts and every draw.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -49,7 +50,7 @@ def engine(
 
         need_matplotlib()  # before the work, not after it
     wanted = named(workloads, max_tokens)
-    shared = {"model": named_folder(model), "dtype": dtype}
+    shared = {"model": named_folder(model), "dtype": dtype, "executor": executor}
     report: Row = {"bench": "engine", "model": model, "dtype": dtype, "seed": seed, "repeats": repeats,
                    "command": shlex.join(["ramify", *sys.argv[1:]]),
                    **_measure(shared, wanted, repeats, seed, may_skip=workloads == ALL)}
@@ -90,7 +91,7 @@ def _measure(shared: Row, wanted: list[Workload], repeats: int, seed: int, may_s
             job = {"job": "workload", **shared, "name": each.name, "tokens": each.tokens, "repeats": repeats,
                    "seed": seed}
             rows.append(child(job, lambda _: progress.update(bar, advance=1)))
-    return {**summary(probe, cold, rows, shared["dtype"]), "left_out": left_out}
+    return {**summary(probe, cold, rows), "left_out": left_out}
 
 
 def _fitting(wanted: list[Workload], positions: int, may_skip: bool) -> tuple[list[Workload], dict[str, str]]:

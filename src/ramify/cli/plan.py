@@ -42,12 +42,12 @@ def plan(
     Seconds are its idealized runtime: the sum of its steps, each priced by a fit to a few seconds of measured ones.
     """
     import ramify.api
-    from ramify.bench.machine import peak_bytes
+    from ramify.bench.memory import interpreter_bytes
     from ramify.bench.random_model import named_folder
 
-    interpreter = peak_bytes()  # everything is imported, no model is loaded
     names = [method_named(name.strip()).__name__ for name in methods.split(",")]
     options = {name: _options(name, n, settings or [], names) for name in dict.fromkeys(names)}
+    interpreter = interpreter_bytes("auto")
     llm = ramify.api.load(named_folder(model), reward=None if reward == "none" else reward, dtype=dtype)
     rows = {name: _rehearse(llm, name, {**own, "max_tokens": max_tokens}, prompt_tokens)
             for name, own in options.items()}
