@@ -14,8 +14,8 @@ from rich.table import Table
 
 from ramify.cli.output import say_json, screen
 
-PACKAGES = ("torch", "numpy", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "typer", "rich", "transformers",
-            "llguidance", "xgrammar", "fastapi", "vllm", "matplotlib")
+PACKAGES = ("torch", "numpy", "numba", "safetensors", "tokenizers", "huggingface_hub", "jinja2", "typer", "rich",
+            "transformers", "llguidance", "xgrammar", "fastapi", "vllm", "matplotlib")
 
 
 def facts() -> dict[str, dict[str, Any]]:
@@ -23,7 +23,10 @@ def facts() -> dict[str, dict[str, Any]]:
     import torch
 
     import ramify
+    from ramify.models import load_model
     from ramify.models.hub import EMBEDDED, embedded_models
+    from ramify.models.kernels.jit import FOLDER
+    from ramify.models.kernels.tiles import BYTES, LANES
 
     cuda = torch.cuda.is_available()
     return {
@@ -35,6 +38,8 @@ def facts() -> dict[str, dict[str, Any]]:
                     "torch threads": torch.get_num_threads(),
                     "GPU": torch.cuda.get_device_name() if cuda else "none",
                     "GPU toolkit of torch": torch.version.cuda or "none"},
+        "kernels": {"executor for mini-math": load_model("mini-math", executor="auto").decoder.executor,
+                    "numbers in a vector": LANES, "byte products": "yes" if BYTES else "no", "kept in": str(FOLDER)},
         "paths": {"python": sys.executable, "ramify": str(Path(ramify.__file__).parent), "hub cache": _hub_cache(),
                   "hub offline": os.environ.get("HF_HUB_OFFLINE", "0")},
         "embedded models": {name: f"{_size(EMBEDDED / name) / 2**20:.1f} MiB" for name in embedded_models()},

@@ -18,7 +18,9 @@ from ramify.models.linear import ByteProduct, MklProduct, Packer, packable
 
 EXECUTORS = ("auto", "torch", "compiled", "int8")
 PATIENCE = 2.0  # seconds
-ROWS, REPEATS = 16, 5  # of the measurement: a small batch, where products differ most
+# Of the measurement: a small batch, where products differ most, and no more outputs than are packed at once.
+ROWS, OUTPUTS, REPEATS = 16, 2048, 8
+SLOWER = 2.0  # times as slow as torch's product, from which on kernels are not worth it
 
 
 def prepare(decoder: Decoder, executor: str = "auto") -> Decoder:
@@ -27,7 +29,8 @@ def prepare(decoder: Decoder, executor: str = "auto") -> Decoder:
     "torch" runs operator by operator, with MKL's packed products where there are any. "compiled" runs all layers in
     one call of machine code, in float32 as well. "int8" is the same with weights of one byte, and the inputs of every
     product rounded to bytes as they come: the only one that changes results beyond the rounding of float32, so "auto"
-    never takes it. "auto" measures a product and takes the faster of the others.
+    never takes it. "auto" takes "compiled" where there is it, unless a short measurement says that its products are
+    slow here.
 
     Raises:
         OptionError: an unknown executor, or one that this model, its dtype or this machine does not have.
@@ -48,12 +51,12 @@ def _prepare(decoder: Decoder, executor: str) -> Decoder:
         got = f"{decoder.config.model_type}, {weight.dtype} on {weight.device.type}"
         raise OptionError("a model and a processor that there are kernels for", got, "use executor=torch")
     if executor == "auto":
-        executor = "compiled" if plain and compilable(decoder) and _faster(decoder) else "torch"
+        executor = "compiled" if plain and compilable(decoder) and _worthwhile(decoder) else "torch"
     decoder.executor = executor
     packer = _packer(executor, plain)
     if packer is not None:
         decoder.pack(packer)
-    if executor != "torch" and compilable(decoder):
+    if executor != "torch" and packer is not ByteProduct and compilable(decoder):
         from ramify.models.kernels.fused import Fused
 
         decoder.fused = Fused(decoder)
@@ -77,8 +80,9 @@ def _patience() -> Iterator[None]:
 def compilable(decoder: Decoder) -> bool:
     """Whether there are kernels for this model on this processor."""
     from ramify.models.kernels.fused import covered
+    from ramify.models.kernels.tiles import FUSED
 
-    return covered(decoder.config)
+    return FUSED and covered(decoder.config)
 
 
 def _packer(executor: str, plain: bool) -> Packer | None:
@@ -92,16 +96,19 @@ def _packer(executor: str, plain: bool) -> Packer | None:
     return byte_product if BYTES else ByteProduct
 
 
-def _faster(decoder: Decoder) -> bool:
-    """Whether the kernels' product of a few rows is faster than torch's, for a weight of this model."""
+def _worthwhile(decoder: Decoder) -> bool:
+    """Whether the kernels' product of a few rows is not much slower than torch's, for a weight of this model.
+
+    What they save is elsewhere; and a choice that is not close is the same every time.
+    """
     if not packable(torch.empty(1)):
         return True
     from ramify.models.kernels.products import float_product
 
     layer: Any = decoder.layers[0]
-    weight = layer.mlp.up.weight.detach()
+    weight = layer.mlp.up.weight.detach()[:OUTPUTS]
     x = torch.zeros(ROWS, weight.shape[1])
-    return _seconds(float_product, weight, x) < _seconds(MklProduct, weight, x)
+    return _seconds(float_product, weight, x) < SLOWER * _seconds(MklProduct, weight, x)
 
 
 def _seconds(packer: Packer, weight: Tensor, x: Tensor) -> float:

@@ -7,6 +7,7 @@ dimension runs through. Weights are packed panel by panel: for each inner index 
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from llvmlite import ir
@@ -19,6 +20,8 @@ from ramify.models.kernels.jit import compiled, has, link
 # Registers of a machine decide the tile: sums, one panel's row of weights and one broadcast input fit together.
 LANES, VECTORS, ROWS = (16, 4, 6) if has("avx512f") else (8, 2, 6) if has("avx2") else (4, 4, 6)
 PANEL = LANES * VECTORS
+# Multiply and add in one instruction; without it a tile would call a function for every number.
+FUSED = has("fma") or platform.machine().lower() in ("arm64", "aarch64")
 # Sums of byte products in one instruction; without it the int8 executor is not offered.
 BYTES = has("avx512f") and has("avx512vnni")
 
