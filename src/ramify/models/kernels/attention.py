@@ -16,20 +16,27 @@ the same h // (H / G) share a key head. block_size and d are multiples of 16.
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 from numba import typeof
 
-from ramify.models.kernels.attention_plan import BLOCK, END, FIRST, HIGH, KEYS, KEYS_PER_ITEM, LOW, PLACE, SEEN, SPAN
-from ramify.models.kernels.attention_tiles import GROUP, ROWS, VECTORS, cap, highest, scores, soften, weigh
+from ramify.models.kernels.attention_plan import BLOCK, END, FIRST, HEADS_PER_ITEM, HIGH, KEYS, LOW, PLACE, SEEN, SPAN
+from ramify.models.kernels.attention_tiles import (
+    GROUP,
+    PITCH,
+    ROWS,
+    VECTORS,
+    cap,
+    highest,
+    power,
+    scores,
+    soften,
+    weigh,
+)
 from ramify.models.kernels.jit import address, compiled, link, native
 from ramify.models.kernels.team import SPACING, claim, finish, fork, wait
 
 NEVER = np.float32(-1e30)  # a score that weighs nothing, and yet is no infinity
 LOG2E = np.float32(1.4426950408889634)
-# A row of scores in the workspace has room for a last tile of keys that is not full.
-PITCH = KEYS_PER_ITEM + GROUP * VECTORS
 
 
 @compiled
@@ -49,11 +56,11 @@ def write(kv, layer, block_size, slots_T, x_TX, key, value):
 def attend(q_TX, kv, layer, plan, scale, softcap, out_TX):
     """The attention of one layer, for all tokens of a step."""
     args = (np.zeros(4 * SPACING, np.int64), q_TX, kv, layer, plan, np.float32(scale), np.float32(softcap), out_TX)
-    _link(*(typeof(arg) for arg in args))
+    if not _attend.signatures:  # the first call; the types never change
+        _link(*(typeof(arg) for arg in args))
     _attend(*args)
 
 
-@functools.cache
 def _link(board, q_TX, kv, layer, plan, scale, softcap, out_TX):
     link(work, (layer, q_TX, kv, layer, plan, scale, softcap))
     link(merge, (plan, scale, softcap, layer, layer, out_TX))
@@ -84,83 +91,95 @@ def _member(board, q_TX, kv, layer, plan, scale, softcap, out_TX):
 @compiled
 def work(part, q_TX, kv, layer, plan, scale, softcap):
     """One part of the plan: what its items add to the sums of their queries."""
-    items, known = len(plan.items_I5), -1
-    rows = np.empty(ROWS * PITCH, np.float32)
-    keeps = np.empty(ROWS, np.float32)
-    lines, spots = np.empty(ROWS, np.int64), np.empty(PITCH // GROUP, np.int64)
+    items_I5, tokens_T, tables_N, sight_T4, seen_S = (plan.items_I5, plan.tokens_T, plan.tables_N, plan.sight_T4,
+                                                      plan.seen_S)
+    sums_PXd, tops_PX2, size = plan.sums_PXd, plan.tops_PX2, plan.block_size
+    items, known, head_dim = len(items_I5), -1, sums_PXd.shape[2]
+    group = sums_PXd.shape[1] // len(tokens_T)
+    rows, keeps = np.empty((ROWS, PITCH // 4), np.float32), np.empty(ROWS, np.float32)
+    lines, spots = np.empty(max(HEADS_PER_ITEM, group), np.int64), np.empty(rows.shape[1] // GROUP + VECTORS, np.int64)
     for each in range(plan.cuts[part], plan.cuts[part + 1]):
-        head = each // items
-        if head != known:  # parts and heads both only grow, so their sum is a place of its own
+        head, item = each // items, each % items
+        place = part + head  # parts and heads both only grow, so their sum is a place of its own
+        if head != known:
             known = head
-            plan.sums_PXd[part + head] = 0
-            plan.tops_PX2[part + head, :, 0] = NEVER
-            plan.tops_PX2[part + head, :, 1] = 0
-        _item(plan.items_I5[each % items], head, part + head, q_TX, kv, layer, plan, scale, softcap,
-              rows, keeps, lines, spots)
+            sums_PXd[place] = 0
+            tops_PX2[place, :, 0] = NEVER
+            tops_PX2[place, :, 1] = 0
+        line = 0
+        for query in range(items_I5[item, FIRST], items_I5[item, END]):
+            first = address(q_TX) + q_TX.strides[0] * tokens_T[query] + 4 * head_dim * group * head
+            for at in range(group):
+                lines[line + at] = first + 4 * head_dim * at
+            line += group
+        start = address(kv) + kv.strides[1] * layer
+        at = _point(spots, 0, items_I5[item, KEYS], items_I5[item, BLOCK], start + kv.strides[3] * head, kv.strides[0],
+                    tables_N, size, head_dim)
+        # What comes next is asked for in advance; it also stands in where the last tile of keys is not full.
+        later = (each + 1) % items
+        _point(spots, at, min(GROUP * VECTORS, items_I5[later, KEYS]), items_I5[later, BLOCK],
+               start + kv.strides[3] * ((each + 1) // items % kv.shape[3]), kv.strides[0], tables_N, size, head_dim)
+        _item(items_I5[item, FIRST] * group, items_I5[item, END] * group, items_I5[item, PLACE],
+              items_I5[item, KEYS], group, head_dim, address(lines), address(spots), kv.strides[2], sight_T4, seen_S,
+              address(sums_PXd) + sums_PXd.strides[0] * place, tops_PX2, place, scale, softcap, rows, keeps)
 
 
 @compiled
-def _item(item, head, place, q_TX, kv, layer, plan, scale, softcap, rows, keeps, lines, spots):
-    """All tiles of an item: query heads in batches of ROWS, against all of its keys."""
-    head_dim, size = plan.sums_PXd.shape[2], plan.block_size
-    group = plan.sums_PXd.shape[1] // len(plan.tokens_T)
-    keys = (item[KEYS] + GROUP - 1) // GROUP
-    first_block = address(kv) + (kv.strides[1] * layer + kv.strides[3] * head)
-    for at in range(keys):
-        block = plan.tables_N[item[BLOCK] + at * GROUP // size]
-        spots[at] = first_block + kv.strides[0] * block + 4 * head_dim * (at * GROUP % size)
-    for at in range(keys, keys + VECTORS - 1):
-        spots[at] = spots[0]  # scored with the rest of a tile, and never looked at
-    sums, tops = plan.sums_PXd[place], plan.tops_PX2[place]
-    for line in range(item[FIRST] * group, item[END] * group, ROWS):
-        count = min(ROWS, item[END] * group - line)
-        low, high, all_low, all_high = item[PLACE] + item[KEYS], 0, 0, item[PLACE] + item[KEYS]
-        for at in range(count):
-            query = (line + at) // group
-            column = (head * group + (line + at) % group) * head_dim
-            lines[at] = address(q_TX) + q_TX.strides[0] * plan.tokens_T[query] + 4 * column
-            sight = plan.sight_T4[query]
-            low, all_low = min(low, sight[LOW]), max(all_low, sight[LOW])
-            high, all_high = max(high, sight[HIGH] + sight[SPAN]), min(all_high, sight[HIGH])
-        # The groups of keys that any of these queries sees.
-        begin = max(0, low - item[PLACE]) // GROUP
-        end = min(keys, (high - item[PLACE] + GROUP - 1) // GROUP)
+def _point(spots, at, keys, block, start, pitch, tables_N, size, head_dim):
+    """Write where every GROUP of so many keys lie into spots[at:]. Returns where they end."""
+    for key in range(0, keys, GROUP):
+        spots[at] = start + pitch * tables_N[block + key // size] + 4 * head_dim * (key % size)
+        at += 1
+    return at
+
+
+@compiled
+def _item(begin_line, end_line, place, keys, group, head_dim, lines, spots, shift, sight_T4, seen_S, sums, tops_PX2,
+          pair, scale, softcap, rows, keeps):
+    """All tiles of an item: ROWS query heads at a time, against those of its keys that any of them sees."""
+    factor, last = LOG2E if softcap > 0 else scale * LOG2E, place + keys
+    for line in range(begin_line, end_line, ROWS):
+        count = min(ROWS, end_line - line)
+        # The keys that some of these queries see, and those that all see.
+        low, high, all_low, all_high = last, place, place, last
+        for query in range(line // group, (line + count - 1) // group + 1):
+            low, all_low = min(low, sight_T4[query, LOW]), max(all_low, sight_T4[query, LOW])
+            high = max(high, sight_T4[query, HIGH] + sight_T4[query, SPAN])
+            all_high = min(all_high, sight_T4[query, HIGH])
+        begin = max(0, low - place) // GROUP
+        end = (min(last, high) - place + GROUP - 1) // GROUP
         if end <= begin:
             continue
         wide = (end - begin) * GROUP
         for at in range(begin, end, VECTORS):
-            scores(count, address(lines), address(spots) + 8 * at, head_dim,
-                   address(rows) + 4 * GROUP * (at - begin), 4 * PITCH)
-        hidden = all_low > item[PLACE] + begin * GROUP or all_high < item[PLACE] + end * GROUP
+            scores(count, lines + 8 * (line - begin_line), spots + 8 * at, shift, head_dim,
+                   address(rows) + 4 * GROUP * (at - begin))
+        hidden = all_low > place + begin * GROUP or all_high < place + end * GROUP
         for at in range(count):
-            row = rows[at * PITCH : at * PITCH + wide]
-            start = address(row)
-            factor = scale * LOG2E
+            row, before = address(rows) + PITCH * at, tops_PX2[pair, line + at, 0]
             if softcap > 0:
-                cap(start, wide, np.float32(scale / softcap), np.float32(softcap))
-                factor = LOG2E
+                cap(row, wide, scale / softcap, softcap)
             if hidden:
-                _hide(row, plan.sight_T4[(line + at) // group], item[PLACE] + begin * GROUP, plan.seen_S)
-            before = tops[line + at, 0]
-            top = highest(start, wide, before)
-            keeps[at] = np.exp2(np.float32((before - top) * factor))
-            total = soften(start, wide, np.float32(factor), top)
-            tops[line + at, 0], tops[line + at, 1] = top, tops[line + at, 1] * keeps[at] + total
-        weigh(count, address(rows), 4 * PITCH, address(keeps), address(spots) + 8 * begin, wide,
-              kv.strides[2], 4 * head_dim, head_dim, address(sums[line]), 4 * head_dim)
+                _hide(rows, at, wide, place + begin * GROUP, sight_T4, (line + at) // group, seen_S)
+            top = highest(row, wide, before)
+            keeps[at] = power((before - top) * factor)
+            tops_PX2[pair, line + at, 0] = top
+            tops_PX2[pair, line + at, 1] = tops_PX2[pair, line + at, 1] * keeps[at] + soften(row, wide, factor, top)
+        weigh(count, address(rows), address(keeps), spots + 8 * begin, wide, shift, 4 * head_dim, head_dim,
+              sums + 4 * head_dim * line, 4 * head_dim)
 
 
 @compiled
-def _hide(row, sight, place, seen_S):
+def _hide(rows, row, count, place, sight_T4, query, seen_S):
     """Scores of keys that a query does not see, from position `place` on, become NEVER."""
-    count = len(row)
-    low, high = min(count, sight[LOW] - place), max(0, min(count, sight[HIGH] - place))
+    low = min(count, sight_T4[query, LOW] - place)
+    high = sight_T4[query, HIGH]
     for at in range(low):
-        row[at] = NEVER
-    for at in range(high, count):
-        other = place + at - sight[HIGH]
-        if other >= sight[SPAN] or not seen_S[sight[SEEN] + other]:
-            row[at] = NEVER
+        rows[row, at] = NEVER
+    for at in range(max(0, high - place), count):
+        other = place + at - high
+        if other >= sight_T4[query, SPAN] or not seen_S[sight_T4[query, SEEN] + other]:
+            rows[row, at] = NEVER
 
 
 @compiled
@@ -188,11 +207,11 @@ def merge(plan, scale, softcap, first, end, out_TX):
                 weights[part] = 0
                 if plan.cuts[part] < plan.cuts[part + 1]:
                     found = plan.tops_PX2[part + head, line]
-                    weights[part] = np.exp2(np.float32((found[0] - top) * factor))
+                    weights[part] = power((found[0] - top) * factor)
                     total += weights[part] * found[1]
             out[:] = 0
             for part in range(begin, stop):
-                if weights[part] > 0:  # a part without work has no sums either
+                if plan.cuts[part] < plan.cuts[part + 1]:
                     weight, sums = weights[part] / total, plan.sums_PXd[part + head, line]
                     for at in range(head_dim):
                         out[at] += weight * sums[at]

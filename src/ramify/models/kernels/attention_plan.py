@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ramify.models.kernels.attention_tiles import KEYS as LONGEST
 from ramify.models.kernels.jit import compiled
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -25,7 +26,6 @@ LOW, HIGH, SEEN, SPAN = range(4)
 # tokens that share it, and where its first block stands in the tables.
 PARENT, BEGIN, STOP, COUNT, TOKENS, TABLE = range(6)
 
-KEYS_PER_ITEM = 128  # keys and values of 64 numbers per head then fit a quarter of a second-level cache
 HEADS_PER_ITEM = 48  # query heads that go through an item together, about; a multiple of every tile
 # Costs in units of one query head and one key of it: reading a key and its value from memory, and an item by itself.
 READ, ITEM = 8, 64
@@ -153,11 +153,10 @@ def _runs(rows, block_size):
             of[node] = of[parent]
             runs_Q6[of[node], STOP] += 1
         else:
-            run = runs_Q6[runs]
-            run[PARENT] = of[parent] if parent >= 0 else -1
-            run[BEGIN] = runs_Q6[of[parent], STOP] if parent >= 0 else 0
-            run[STOP] = run[BEGIN] + 1
-            run[COUNT], run[TOKENS], run[TABLE] = counts[node], tokens[node], places[node]
+            begin = runs_Q6[of[parent], STOP] if parent >= 0 else 0
+            runs_Q6[runs, PARENT] = of[parent] if parent >= 0 else -1
+            runs_Q6[runs, BEGIN], runs_Q6[runs, STOP] = begin, begin + 1
+            runs_Q6[runs, COUNT], runs_Q6[runs, TOKENS], runs_Q6[runs, TABLE] = counts[node], tokens[node], places[node]
             of[node] = runs
             runs += 1
     for row in range(len(last_R)):
@@ -205,8 +204,8 @@ def _sight(rows, first_R, window):
     for row in range(len(first_R)):
         base, span, count = rows.bases_R[row], rows.spans_R[row], rows.counts_R[row]
         for at in range(count):
-            sight = sight_T4[first_R[row] + at]
-            tokens_T[first_R[row] + at] = token
+            query = first_R[row] + at
+            tokens_T[query] = token
             token += 1
             place = rows.starts_R[row] + at
             if span:
@@ -214,9 +213,9 @@ def _sight(rows, first_R, window):
                 for other in range(span):
                     near = window == 0 or base + rows.depths_D[slot + other] > place - window
                     seen_S[byte + other] = near and rows.sees_S[byte + other] != 0
-            sight[LOW] = max(0, place - window + 1) if window else 0
-            sight[HIGH] = base if span else place + 1
-            sight[SEEN], sight[SPAN] = byte, span
+            sight_T4[query, LOW] = max(0, place - window + 1) if window else 0
+            sight_T4[query, HIGH] = base if span else place + 1
+            sight_T4[query, SEEN], sight_T4[query, SPAN] = byte, span
             byte += span
         slot += span
     return tokens_T, sight_T4, seen_S
@@ -225,7 +224,7 @@ def _sight(rows, first_R, window):
 @compiled
 def _cut(items_I5, count, first, queries, block, keys, place, sight_T4, group, block_size):
     """Add the items of one run to the `count` there are, as far as there is room. Returns how many there are then."""
-    step = max(1, KEYS_PER_ITEM // block_size) * block_size
+    step = max(1, LONGEST // block_size) * block_size
     width = max(1, HEADS_PER_ITEM // group)
     for begin in range(0, keys, step):
         size = min(step, keys - begin)
@@ -237,9 +236,9 @@ def _cut(items_I5, count, first, queries, block, keys, place, sight_T4, group, b
                 high = max(high, sight_T4[each, HIGH] + sight_T4[each, SPAN])
             if low < place + begin + size and high > place + begin:
                 if count < len(items_I5):
-                    item = items_I5[count]
-                    item[FIRST], item[END], item[BLOCK] = query, end, block + begin // block_size
-                    item[KEYS], item[PLACE] = size, place + begin
+                    items_I5[count, FIRST], items_I5[count, END] = query, end
+                    items_I5[count, BLOCK], items_I5[count, KEYS] = block + begin // block_size, size
+                    items_I5[count, PLACE] = place + begin
                 count += 1
     return count
 
@@ -250,8 +249,8 @@ def _parts(items_I5, group, kv_heads, parts):
     items = len(items_I5)
     cost_I = np.empty(items)
     for at in range(items):
-        item = items_I5[at]
-        cost_I[at] = ITEM + item[KEYS] * (READ + group * (item[END] - item[FIRST]))
+        queries = items_I5[at, END] - items_I5[at, FIRST]
+        cost_I[at] = ITEM + items_I5[at, KEYS] * (READ + group * queries)
     parts = max(1, min(parts, int(cost_I.sum() * kv_heads) // PART))
     cuts = np.zeros(parts + 1, np.int64)
     share, done, part = cost_I.sum() * kv_heads / parts, 0.0, 1

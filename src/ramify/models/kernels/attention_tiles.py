@@ -17,13 +17,16 @@ from ramify.models.kernels.jit import compiled, has
 
 GROUP = 16  # numbers of a vector, and keys that are scored side by side; on narrow machines it takes several registers
 # Query heads of a tile and vectors of each: with their sums all registers but a few are in use.
-ROWS, VECTORS = (12, 2) if has("avx512f") else (4, 1)
+FEW = 4  # with fewer query heads, memory is what takes time, and is asked for in advance
+ROWS, VECTORS = (8, 2) if has("avx512f") else (4, 1)
 
 _INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FLOATS, _INTS = ir.VectorType(_FLOAT, GROUP), ir.VectorType(_INT, GROUP)
-# 2^x on [-1/2, 1/2], highest power first: relative error below 2e-7.
-EXP2 = (0.00015403530, 0.0013333558, 0.009618129, 0.05550411, 0.24022651, 0.6931472, 1.0)
-LEAST = -126.0  # smaller exponents of two are taken for minus infinity
+# 2^x on [-1/2, 1/2] to within 8e-8 of itself, highest power first, fitted so that the largest error is least.
+EXP2 = (0.0013276472, 0.0096755413, 0.055507133, 0.2402212, 0.69314697, 1.0000001)
+KEYS = 128  # of a row of scores at most
+PITCH = 4 * (KEYS + GROUP * VECTORS)  # bytes from one row of scores to the next: the last tile may not be full
+LEAST = -126.0  # smaller exponents of two give 2^-126, which is nothing beside a weight of one
 
 
 def _long(value: int) -> ir.Constant:
@@ -93,6 +96,14 @@ def _every_count(builder: Any, rows: Any) -> Iterator[int]:
     builder.position_at_end(after)
 
 
+def _fetch(builder: Any, address: Any) -> None:
+    """Ask for a line of memory that will be read soon."""
+    raw, number = ir.IntType(8).as_pointer(), _INT
+    kind = ir.FunctionType(ir.VoidType(), [raw, number, number, number])
+    call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(call, [builder.inttoptr(address, raw), number(0), number(3), number(1)])
+
+
 def _grow(builder: Any, sums: list[Any], ones: list[Any], many: list[Any]) -> list[Any]:
     """sums, row by row, + the outer product of scalars and vectors."""
     spread = [_spread(builder, one) for one in ones]
@@ -100,73 +111,66 @@ def _grow(builder: Any, sums: list[Any], ones: list[Any], many: list[Any]) -> li
 
 
 def _exp2(builder: Any, x: Any) -> Any:
-    """2^x of a vector, 0 below LEAST."""
-    whole = _call(builder, "rint", _FLOATS, _larger(builder, x, _floats(LEAST)))
+    """2^x of a vector, for x up to 126; never less than 2^LEAST."""
+    x = _larger(builder, x, _floats(LEAST))
+    whole = _call(builder, "rint", _FLOATS, x)
     rest = builder.fsub(x, whole)
     power = _floats(EXP2[0])
     for coefficient in EXP2[1:]:
         power = _fma(builder, power, rest, _floats(coefficient))
     exponent = builder.shl(builder.fptosi(whole, _INTS), ir.Constant(_INTS, [23] * GROUP))
-    power = builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _FLOATS)
-    return builder.select(builder.fcmp_ordered(">=", x, _floats(LEAST)), power, _floats(0))
-
-
-def _function(result: Any, count: int, emit: Callable[..., Any]) -> Any:
-    """What an intrinsic returns to Numba: its signature, of int64 and then float32 as far as `emit` says, and code."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        value = emit(builder, *args)
-        return context.get_dummy_value() if result is types.void else value
-
-    return generate
+    return builder.bitcast(builder.add(builder.bitcast(power, _INTS), exponent), _FLOATS)
 
 
 @intrinsic
-def _scores(typing: Any, rows: Any, lines: Any, spots: Any, depth: Any, out: Any, out_pitch: Any) -> Any:
+def _scores(typing: Any, rows: Any, lines: Any, spots: Any, shift: Any, depth: Any, out: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, lines, spots, depth, out, out_pitch = args
+        rows, lines, spots, shift, depth, out = args
         keys = [_load(builder, _LONG, spots, 8 * vector) for vector in range(VECTORS)]
+        soon = [builder.add(key, shift) for key in keys]
+        soon += [_load(builder, _LONG, spots, 8 * vector) for vector in range(VECTORS, 2 * VECTORS)]
         for count in _every_count(builder, rows):
             heads = [_load(builder, _LONG, lines, 8 * row) for row in range(count)]
 
-            def body(index: Any, sums: list[Any], heads: list[Any] = heads) -> list[Any]:
+            def body(index: Any, sums: list[Any], heads: list[Any] = heads, count: int = count) -> list[Any]:
                 at, step = builder.mul(index, _long(4 * GROUP)), builder.mul(index, _long(4))
                 for turn in range(2):
                     many = [_load(builder, _FLOATS, builder.add(key, at), 4 * GROUP * turn) for key in keys]
                     ones = [_load(builder, _FLOAT, builder.add(head, step), 4 * turn) for head in heads]
                     sums = _grow(builder, sums, ones, many)
+                    if count <= FEW:
+                        for place in soon:
+                            _fetch(builder, builder.add(builder.add(place, at), _long(4 * GROUP * turn)))
                 return sums
 
             for at, total in enumerate(_loop(builder, depth, 2, [_floats(0)] * (count * VECTORS), body)):
-                row = builder.mul(out_pitch, _long(at // VECTORS))
-                _store(builder, total, builder.add(out, row), 4 * GROUP * (at % VECTORS))
+                _store(builder, total, out, PITCH * (at // VECTORS) + 4 * GROUP * (at % VECTORS))
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 6), generate
 
 
 @intrinsic(prefer_literal=True)
-def _weigh(typing: Any, vectors: Any, rows: Any, weights: Any, pitch: Any, keeps: Any, spots: Any, keys: Any,
+def _weigh(typing: Any, vectors: Any, rows: Any, weights: Any, keeps: Any, spots: Any, keys: Any,
            shift: Any, value_pitch: Any, out: Any, out_pitch: Any) -> Any:
     wide = vectors.literal_value
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, rows, weights, pitch, keeps, spots, keys, shift, value_pitch, out, out_pitch = args
+        _, rows, weights, keeps, spots, keys, shift, value_pitch, out, out_pitch = args
         for count in _every_count(builder, rows):
-            heads = [builder.add(weights, builder.mul(pitch, _long(row))) for row in range(count)]
             places = [builder.add(out, builder.mul(out_pitch, _long(row))) for row in range(count)]
             keep = [_spread(builder, _load(builder, _FLOAT, keeps, 4 * row)) for row in range(count)]
             start = [builder.fmul(keep[row], _load(builder, _FLOATS, places[row], 4 * GROUP * vector))
                      for row in range(count) for vector in range(wide)]
 
-            def body(index: Any, sums: list[Any], heads: list[Any] = heads) -> list[Any]:
+            def body(index: Any, sums: list[Any], count: int = count) -> list[Any]:
                 group = builder.mul(builder.udiv(index, _long(GROUP)), _long(8))
                 value = builder.add(_load(builder, _LONG, builder.add(spots, group)), shift)
                 value = builder.add(value, builder.mul(builder.urem(index, _long(GROUP)), value_pitch))
-                step = builder.mul(index, _long(4))
+                row = builder.add(weights, builder.mul(index, _long(4)))
                 for turn in range(4):
                     many = [_load(builder, _FLOATS, value, 4 * GROUP * vector) for vector in range(wide)]
-                    ones = [_load(builder, _FLOAT, builder.add(head, step), 4 * turn) for head in heads]
+                    ones = [_load(builder, _FLOAT, row, PITCH * head + 4 * turn) for head in range(count)]
                     sums, value = _grow(builder, sums, ones, many), builder.add(value, value_pitch)
                 return sums
 
@@ -174,7 +178,7 @@ def _weigh(typing: Any, vectors: Any, rows: Any, weights: Any, pitch: Any, keeps
                 _store(builder, total, places[at // wide], 4 * GROUP * (at % wide))
         return context.get_dummy_value()
 
-    return types.void(vectors, *[types.int64] * 10), generate
+    return types.void(vectors, *[types.int64] * 9), generate
 
 
 @intrinsic
@@ -192,6 +196,16 @@ def highest(typing: Any, row: Any, count: Any, start: Any) -> Any:
         return _call(builder, "vector.reduce.fmax", _FLOAT, top)
 
     return types.float32(types.int64, types.int64, types.float32), generate
+
+
+@intrinsic
+def power(typing: Any, x: Any) -> Any:
+    """2^x of one number up to 126."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.extract_element(_exp2(builder, _spread(builder, args[0])), _INT(0))
+
+    return types.float32(types.float32), generate
 
 
 @intrinsic
@@ -241,17 +255,17 @@ def cap(typing: Any, row: Any, count: Any, factor: Any, softcap: Any) -> Any:
 
 
 @compiled
-def scores(rows, lines, spots, depth, out, out_pitch):
+def scores(rows, lines, spots, shift, depth, out):
     """Products of `rows` queries with GROUP * VECTORS keys.
 
     lines: address of each query's address. spots: address of the addresses of VECTORS groups of keys, each [depth,
     GROUP]. depth is even.
     """
-    _scores(rows, lines, spots, depth, out, out_pitch)
+    _scores(rows, lines, spots, shift, depth, out)
 
 
 @compiled
-def weigh(rows, weights, pitch, keeps, spots, keys, shift, value_pitch, depth, out, out_pitch):
+def weigh(rows, weights, keeps, spots, keys, shift, value_pitch, depth, out, out_pitch):
     """out = keep * out + weights @ values, for `rows` query heads, `keys` keys and `depth` numbers each.
 
     keeps: address of one factor per row. spots: address of the addresses of groups of GROUP keys; their values,
@@ -259,9 +273,9 @@ def weigh(rows, weights, pitch, keeps, spots, keys, shift, value_pitch, depth, o
     """
     done = 0
     while depth - done >= GROUP * VECTORS:
-        _weigh(VECTORS, rows, weights, pitch, keeps, spots, keys, shift + 4 * done, value_pitch, out + 4 * done,
+        _weigh(VECTORS, rows, weights, keeps, spots, keys, shift + 4 * done, value_pitch, out + 4 * done,
                out_pitch)
         done += GROUP * VECTORS
     while done < depth:
-        _weigh(1, rows, weights, pitch, keeps, spots, keys, shift + 4 * done, value_pitch, out + 4 * done, out_pitch)
+        _weigh(1, rows, weights, keeps, spots, keys, shift + 4 * done, value_pitch, out + 4 * done, out_pitch)
         done += GROUP
