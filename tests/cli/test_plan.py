@@ -53,7 +53,7 @@ def test_without_a_reward(plan):
     (("--methods", "worst_of_n"), "a method among"), (("--set", "treebon.sausage=1"), "sausage"),
     (("--set", "layers=2"), "before a dot"), (("--set", "tree.layers=2"), "before a dot"),
     (("--prompt-tokens", "600"), "512"), (("--set", "treebon.children=9"), "children between 1 and n"),
-    (("-n", "0"), "-n")], ids=str)
+    (("-n", "0"), "-n"), (("--executor", "abacus"), "an executor among")], ids=str)
 def test_mistakes(plan, args, said):
     code, out, err = plan(*args)
     assert code == 2 and out == "" and said in err

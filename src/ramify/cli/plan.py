@@ -34,6 +34,7 @@ def plan(
                                                        help="More options of a method.")] = None,
     cost: Annotated[bool, typer.Option("--cost", help="Measure this machine first, and tell seconds.")] = False,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    executor: Annotated[str, typer.Option(help="auto, torch, compiled or int8.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """What each method will spend on a prompt: tokens and FLOPs by model, memory; with --cost the seconds.
@@ -47,13 +48,15 @@ def plan(
 
     names = [method_named(name.strip()).__name__ for name in methods.split(",")]
     options = {name: _options(name, n, settings or [], names) for name in dict.fromkeys(names)}
-    interpreter = interpreter_bytes("auto")
-    llm = ramify.api.load(named_folder(model), reward=None if reward == "none" else reward, dtype=dtype)
+    interpreter = interpreter_bytes(executor)
+    llm = ramify.api.load(named_folder(model), reward=None if reward == "none" else reward, dtype=dtype,
+                          executor=executor)
     rows = {name: _rehearse(llm, name, {**own, "max_tokens": max_tokens}, prompt_tokens)
             for name, own in options.items()}
     costs = _costs(llm, rows) if cost else None
     report: Row = {
-        "plan": "cost", "model": model, "reward": None if llm.reward is None else llm.reward.name, "n": n,
+        "plan": "cost", "model": model, "executor": llm.model.decoder.executor,
+        "reward": None if llm.reward is None else llm.reward.name, "n": n,
         "prompt_tokens": prompt_tokens, "max_tokens": max_tokens, "command": shlex.join(["ramify", *sys.argv[1:]]),
         "cost_errors": None if costs is None else {"median": costs.median_error, "worst": costs.worst_error},
         "rows": [_row(name, options[name], found, costs, interpreter) for name, found in rows.items()]}
