@@ -27,7 +27,7 @@ RewardLike = str | Reward | Callable[[str, str], float]
 
 def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLike | None = "auto",
          dtype: str = "float32", capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048,
-         executor: str = "torch") -> LLM:
+         executor: str = "auto") -> LLM:
     """Load a model, what drafts for it, and the reward that judges it.
 
     Args:
@@ -56,7 +56,7 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
     return LLM(engine, judge, None if draft is None else load_draft(draft, target, dtype, executor))
 
 
-def load_draft(draft: str, target: Model, dtype: str = "float32", executor: str = "torch") -> Draft:
+def load_draft(draft: str, target: Model, dtype: str = "float32", executor: str = "auto") -> Draft:
     """What drafts for `target`, from what a user names.
 
     A folder, hub id or embedded name of a model; "ngram" or "suffix" to look up what was said before, in the
@@ -82,7 +82,7 @@ def companion_reward(model: str) -> str | None:
     return next((reward for name, reward in rewards.items() if name in shipped), None)
 
 
-def load_reward(reward: RewardLike, dtype: str = "float32", executor: str = "torch") -> Reward:
+def load_reward(reward: RewardLike, dtype: str = "float32", executor: str = "auto") -> Reward:
     """A reward from what a user names.
 
     A function `f(prompt, answer) -> number`; "implicit:POLICY,REFERENCE" or "implicit-decay:POLICY,REFERENCE"

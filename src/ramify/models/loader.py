@@ -56,7 +56,7 @@ class Model:
 
 
 def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool = False, device: str = "cpu",
-               executor: str = "torch") -> Model:
+               executor: str = "auto") -> Model:
     """A model from a local folder, the embedded family (`mini-math` ...) or the Hugging Face hub.
 
     Only safetensors and text files are read, never pickles or code. Weights of 16 or 32 bit are converted to

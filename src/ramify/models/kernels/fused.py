@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ramify.models.kernels.attention_plan import Pages, Rows, plan
 from ramify.models.kernels.forward import PHASES, Array, Room, Weights, forward
-from ramify.models.kernels.linear import INPUTS, OUTPUTS, SCRATCH, SPEC, aligned, width
+from ramify.models.kernels.linear import ALONE, INPUTS, OUTPUTS, SCRATCH, SPEC, aligned, width
 from ramify.models.kernels.team import new_board
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Fused:
             np.array(config.rope.inv_freq, np.float32), config.rope.scale, config.embed_scale, config.norm_eps,
             config.attention_scale, config.attention_softcap or 0.0, config.num_heads, config.num_kv_heads,
             config.head_dim)  # fmt: skip
+        self.size = int((specs_L4S[..., INPUTS] * specs_L4S[..., OUTPUTS]).sum())
         self.board = new_board(PHASES * config.num_layers + 3)
         self.room = self._room(0)
 
@@ -75,7 +76,8 @@ class Fused:
 
     def __call__(self, ids_T: Tensor, positions_T: Tensor, pages: Pages) -> Tensor:
         """One forward over paged keys and values."""
-        tokens, threads = len(ids_T), torch.get_num_threads()
+        tokens = len(ids_T)
+        threads = 1 if tokens * self.size < ALONE else torch.get_num_threads()
         if tokens > len(self.room[0]):
             self.room = self._room(tokens)
         hidden_TD = torch.empty(tokens, self.weights.embed_VD.shape[1])

@@ -30,6 +30,7 @@ BLOCK = 96  # rows that go through a panel together: their inputs stay in a seco
 DEPTH = 768  # inner indices at a time, for the same reason
 SHARES = 8  # items of a product per thread, so that threads end together
 SCRATCH = 2 * BLOCK * PANEL  # float32 that an item may need
+ALONE = 1 << 21  # multiplications, some 20 microseconds, that are not worth a second thread
 
 
 @dataclass(slots=True, eq=False)
@@ -249,6 +250,8 @@ link(_member, (_LONG, _LONGS, _LONGS, _LINES, types.uint8[:, ::1], _FLOATS, _LIN
 def product(packed: Packed, x_TI: Array, threads: int) -> Array:
     """x W^T + b for float32 rows that lie one after another."""
     rows, in_bytes = len(x_TI), packed.spec[KIND] == BYTES
+    if rows * packed.spec[INPUTS] * packed.spec[OUTPUTS] < ALONE:
+        threads = 1
     y_TO = np.empty((rows, packed.spec[OUTPUTS]), np.float32)
     codes = np.empty((rows, width(packed.spec)) if in_bytes else (0, 0), np.uint8)
     scales, scratch = np.empty(rows, np.float32), np.empty((threads, SCRATCH), np.float32)
