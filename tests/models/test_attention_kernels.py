@@ -1,5 +1,8 @@
 """Attention over a paged cache by kernels, against whole dense sequences in float64: rows of every kind, mixed."""
 
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +13,7 @@ from ramify.cache import KVStore
 from ramify.models.attention import attention as dense
 from ramify.models.kernels import attention, attention_plan
 from ramify.models.kernels.attention_plan import BLOCK, END, FIRST, HIGH, KEYS, Rows, plan
+from ramify.models.kernels.jit import has
 
 LAYERS, LAYER, SCALE = 2, 1, 0.17
 
@@ -192,3 +196,13 @@ def test_parts_are_even_and_cover_everything(parts):
     assert made.cuts[0] == 0 and made.cuts[-1] == len(cost) and (np.diff(made.cuts) >= 0).all()
     shares = [cost[a:b].sum() for a, b in zip(made.cuts, made.cuts[1:], strict=False)]
     assert max(shares) <= cost.sum() / (len(made.cuts) - 1) + cost.max()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has("avx512f"), reason="this processor has no wider vectors to do without")
+def test_narrower_vectors_find_the_same(tmp_path):
+    narrow = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+popcnt",
+              "NUMBA_CACHE_DIR": str(tmp_path)}
+    run = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", __file__]
+    done = subprocess.run(run, env=os.environ | narrow, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout

@@ -150,7 +150,7 @@ def _item(begin_line, end_line, place, keys, group, head_dim, lines, spots, shif
         end = (min(last, high) - place + GROUP - 1) // GROUP
         if end <= begin:
             continue
-        wide = (end - begin) * GROUP
+        wide, deep = (end - begin) * GROUP, (min(last, high) - place - begin * GROUP + 3) // 4 * 4
         for at in range(begin, end, VECTORS):
             scores(count, lines + 8 * (line - begin_line), spots + 8 * at, shift, head_dim,
                    address(rows) + 4 * GROUP * (at - begin))
@@ -165,7 +165,7 @@ def _item(begin_line, end_line, place, keys, group, head_dim, lines, spots, shif
             keeps[at] = power((before - top) * factor)
             tops_PX2[pair, line + at, 0] = top
             tops_PX2[pair, line + at, 1] = tops_PX2[pair, line + at, 1] * keeps[at] + soften(row, wide, factor, top)
-        weigh(count, address(rows), address(keeps), spots + 8 * begin, wide, shift, 4 * head_dim, head_dim,
+        weigh(count, address(rows), address(keeps), spots + 8 * begin, deep, shift, 4 * head_dim, head_dim,
               sums + 4 * head_dim * line, 4 * head_dim)
 
 

@@ -17,7 +17,7 @@ from ramify.models.kernels.jit import compiled, has
 
 GROUP = 16  # numbers of a vector, and keys that are scored side by side; on narrow machines it takes several registers
 # Query heads of a tile and vectors of each: with their sums all registers but a few are in use.
-FEW = 4  # with fewer query heads, memory is what takes time, and is asked for in advance
+FEW = 4  # up to so many query heads, memory is what takes time, and is asked for in advance
 ROWS, VECTORS = (8, 2) if has("avx512f") else (4, 1)
 
 _INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -259,7 +259,8 @@ def scores(rows, lines, spots, shift, depth, out):
     """Products of `rows` queries with GROUP * VECTORS keys.
 
     lines: address of each query's address. spots: address of the addresses of VECTORS groups of keys, each [depth,
-    GROUP]. depth is even.
+    GROUP], and then of those that come next; their values lie `shift` behind. depth is even. What is needed next is
+    asked for where a few query heads leave memory the time.
     """
     _scores(rows, lines, spots, shift, depth, out)
 
@@ -269,7 +270,8 @@ def weigh(rows, weights, keeps, spots, keys, shift, value_pitch, depth, out, out
     """out = keep * out + weights @ values, for `rows` query heads, `keys` keys and `depth` numbers each.
 
     keeps: address of one factor per row. spots: address of the addresses of groups of GROUP keys; their values,
-    [GROUP, depth] with `value_pitch` between keys, lie `shift` behind. keys and depth are multiples of GROUP.
+    [GROUP, depth] with `value_pitch` between keys, lie `shift` behind. keys is a multiple of 4, depth
+    of GROUP.
     """
     done = 0
     while depth - done >= GROUP * VECTORS:
