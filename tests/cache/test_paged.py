@@ -29,7 +29,7 @@ class Paged:
 
     def append(self, row, new):
         table, tokens = self.tables[row], self.tokens[row] + new
-        need, held, length = table.blocks_needed(len(new)), list(table.blocks), table.length
+        need, held, length = table.blocks_needed(len(new)), table.blocks[:], table.length
         if need > self.pool.available:
             self.evicted |= self.prefixes.evict(need - self.pool.available) > 0
             need = table.blocks_needed(len(new))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable
 
 from ramify.cache.blocks import BlockPool
@@ -16,14 +17,15 @@ class BlockTable:
 
     __slots__ = ("blocks", "length", "pool")
 
-    def __init__(self, pool: BlockPool, blocks: list[int] | None = None, length: int = 0) -> None:
-        self.pool, self.blocks, self.length = pool, blocks or [], length
+    def __init__(self, pool: BlockPool, blocks: Iterable[int] = (), length: int = 0) -> None:
+        self.pool, self.length = pool, length
+        self.blocks = array("q", blocks)  # so that the tables of many rows are put end to end at once
 
     def fork(self) -> BlockTable:
         """A second table over the same blocks. Costs one count per block, no copy."""
         for block in self.blocks:
             self.pool.share(block)
-        return BlockTable(self.pool, list(self.blocks), self.length)
+        return BlockTable(self.pool, self.blocks, self.length)
 
     def rewind(self, length: int) -> None:
         """Forget every position from `length` on; blocks beyond are released at once."""

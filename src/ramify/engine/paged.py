@@ -85,7 +85,7 @@ def rows_of(rows: list[Row]) -> Rows:
         for seen_S, slots in zip(sees_QS, tree.sees, strict=True):
             seen_S[slots] = 1
     return Rows(
-        np.fromiter(chain.from_iterable(tables), np.int64),
+        np.frombuffer(b"".join(tables), np.int64).copy(),
         np.fromiter(accumulate(map(len, tables)), np.int64),
         np.array([row.start for row in rows]),
         np.array([len(row.ids) for row in rows]),
