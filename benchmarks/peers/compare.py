@@ -59,7 +59,8 @@ def measure(args: argparse.Namespace) -> None:
                 found = turn(side, python, {**job, "prepare": False, "variant": variant})
                 row = {"peer": args.peer, "peer_variant": args.variant, "side": side, "variant": variant,
                        "options": options, "model": args.model, "workload": workload.name, "counted": workload.counted,
-                       "new_tokens": workload.tokens, **found, "machine": hardware, "command": command()}
+                       "new_tokens": workload.tokens, **found, "machine": hardware,
+                       "command": command().replace(args.python, "PYTHON")}
                 with args.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(f"{workload.name} {side} {variant}: {workload.counted / found['seconds']:.1f} tokens/s, "

@@ -99,6 +99,13 @@ def test_costs_of_every_model_that_works():
     assert set(measure_costs(llm, budget=0).by_model) == {llm.model}
 
 
+def test_costs_of_a_model_with_a_long_template(monkeypatch):
+    llm = small_llm("none")
+    encode = type(TOKENIZER).encode_prompt
+    monkeypatch.setattr(type(TOKENIZER), "encode_prompt", lambda self, text: [5] * 60 + encode(self, text))
+    assert set(measure_costs(llm, budget=0).by_model) == {llm.model}
+
+
 def test_ideal_seconds_are_of_the_steps_not_of_the_clock():
     model, other = small_model(), small_model(2)
     costs = fit([(model, Step(n, n, 9 * n, 8), 1e-3 + 1e-4 * n) for n in (1, 2, 4, 8)])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ramify.bench.engine import Workload, random_texts
 from ramify.bench.watch import Turn, Watch
 from ramify.engine import Engine, Extend, Fork, Prompt, Score, Sequence
-from ramify.theory.step_cost import Step, StepCost, fit_step_cost, relative_errors
+from ramify.theory.step_cost import Step, StepCost, fastest, fit_step_cost, relative_errors
 from ramify.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 BUDGET = 4.0  # seconds after which no further repeat begins
 ROUNDS = 3
 TOKENS = 5  # of every candidate: each is a step
+SHORTEST = 8  # tokens of a prompt, beyond the chat template's
+CLOSING = 32  # more tokens than a chat template ends a turn with, for rewards
 # One prompt read and forked, and different prompts side by side: what is shared and what is not.
 GRID = (Workload("short", 1, 24, 1, TOKENS), Workload("wide", 1, 24, 64, TOKENS), Workload("long", 1, 256, 4, TOKENS),
         Workload("both", 1, 256, 32, TOKENS), Workload("apart", 12, 64, 1, TOKENS))
@@ -74,9 +76,8 @@ def measure_costs(llm: LLM, reward: Reward | None = None, *, budget: float = BUD
     are over, but at least once. A step's cost is that of the whole engine step, drawing tokens and Python included, of
     the fastest repeat.
     """
-    positions = llm.model.decoder.config.max_positions
-    grid = [_shortened(workload, positions) for workload in GRID]
-    engine = Engine(llm.model, capacity=sum(workload.rows * (workload.positions + 32) for workload in grid[2:]),
+    grid = [_fitting(workload, llm.model) for workload in GRID]
+    engine = Engine(llm.model, capacity=max(workload.rows * (workload.positions + CLOSING) for workload in grid),
                     prefix_cache=False)
     texts = {workload: random_texts(workload, llm.model.tokenizer, 0) for workload in grid}
     for workload in grid[:2]:  # first calls are slower: kernels load, memory is touched
@@ -98,18 +99,17 @@ def fit(seen: list[tuple[Model, Step, float]]) -> Costs:
     """A cost for every model among measured steps."""
     by_model, errors = {}, []
     for model in dict.fromkeys(model for model, _, _ in seen):
-        fastest: dict[Step, float] = {}
-        for other, step, took in seen:
-            if other is model:
-                fastest[step] = min(took, fastest.get(step, took))
-        steps, seconds = list(fastest), list(fastest.values())
-        by_model[model] = fit_step_cost(steps, seconds)
-        errors += [abs(error) for error in relative_errors(by_model[model], steps, seconds)]
+        took = fastest((step, seconds) for other, step, seconds in seen if other is model)
+        by_model[model] = fit_step_cost(list(took), list(took.values()))
+        errors += [abs(error) for error in relative_errors(by_model[model], list(took), list(took.values()))]
     return Costs(by_model, median(errors), max(errors))
 
 
-def _shortened(workload: Workload, positions: int) -> Workload:
-    return replace(workload, length=min(workload.length, positions - workload.tokens - 32))
+def _fitting(workload: Workload, model: Model) -> Workload:
+    """With prompts that hold the chat template, and answers that the context holds."""
+    least = len(model.tokenizer.encode_prompt("a")) + SHORTEST
+    longest = model.decoder.config.max_positions - workload.tokens - CLOSING
+    return replace(workload, length=min(max(workload.length, least), longest))
 
 
 def _run(engine: Engine, workload: Workload, texts: list[str], reward: Reward | None) -> None:

@@ -8,7 +8,7 @@ reward calls included, is a sum of steps. Four counts of a step explain its seco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import product
 
@@ -61,12 +61,18 @@ def fit_step_cost(steps: Sequence[Step], seconds: Sequence[float]) -> StepCost:
     need(len(steps) == len(seconds) > 0, "seconds for each of at least one step", f"{len(seconds)} for {len(steps)}",
          "measure some steps")
     need(min(seconds) > 0, "seconds above 0", min(seconds), "measure again")
-    fastest: dict[Step, float] = {}
-    for step, took in zip(steps, seconds, strict=True):
-        fastest[step] = min(took, fastest.get(step, took))
-    took_S = np.array(list(fastest.values()))
-    counts_SF = np.array([(1, *astuple(step)) for step in fastest], dtype=np.float64)
+    took = fastest(zip(steps, seconds, strict=True))
+    took_S = np.array(list(took.values()))
+    counts_SF = np.array([(1, *astuple(step)) for step in took], dtype=np.float64)
     return StepCost(*nonnegative_least_squares(counts_SF / took_S[:, None], np.ones(len(took_S))).tolist())
+
+
+def fastest(measured: Iterable[tuple[Step, float]]) -> dict[Step, float]:
+    """The least seconds of every different step, in the order in which they were first seen."""
+    least: dict[Step, float] = {}
+    for step, took in measured:
+        least[step] = min(took, least.get(step, took))
+    return least
 
 
 def relative_errors(cost: StepCost, steps: Sequence[Step], seconds: Sequence[float]) -> list[float]:
