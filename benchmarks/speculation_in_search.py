@@ -1,6 +1,6 @@
 """Speculation inside a search: where few candidates are left, drafts grow long and target calls are saved.
 
-    python benchmarks/speculation_in_search.py [--problems 40] [--n 16,64] [--rows FILE --seconds 100]
+    python benchmarks/speculation_in_search.py [--problems 23] [--n 16,64] [--rows FILE --seconds 100]
 
 Speculative Rejection and TreeBoN on mini-math's evaluation problems, one search at a time, plain and with two ways to
 speculate by turns: the default, coupled draws and a length that measured times decide, whose text must be that of
@@ -101,6 +101,16 @@ def calls(rows: list[Row], most: float = float("inf")) -> list[int]:
     return [sum(live <= most for live, *_ in row["steps"]) for row in rows]
 
 
+def lengths(rows: list[Row], widest: int) -> dict[int, float]:
+    """Mean draft length while so many candidates lived, to the power of two above."""
+    seen: dict[int, list[int]] = {}
+    for row in rows:
+        for live, _, length in row["steps"]:
+            if length is not None:
+                seen.setdefault(1 << (live - 1).bit_length(), []).append(length)
+    return {live: sum(some) / len(some) for live, some in sorted(seen.items(), reverse=True) if live <= widest}
+
+
 def cell(rows: list[Row], plain: list[Row], tail: int) -> dict[str, Any]:
     """One method at one width in one arm, against plain decoding of the same problems."""
 
@@ -137,8 +147,9 @@ def report_of(found: dict[str, Row], args: argparse.Namespace) -> dict[str, Any]
     tails = [sum(sum(calls(rows_of(method, widest, "plain")[index : index + 1], args.tail)) for method in METHODS)
              for index in range(args.problems)]
     shown = tails.index(max(tails))
+    drafted = {method: lengths(rows_of(method, widest, "coupled, measured"), widest) for method in METHODS}
     runs = {method: {arm: rows_of(method, widest, arm)[shown]["steps"] for arm in ARMS} for method in METHODS}
-    return {"cells": cells, "shown": shown, "runs": runs}
+    return {"cells": cells, "lengths": drafted, "shown": shown, "runs": runs}
 
 
 def titled(method: str) -> str:
@@ -151,6 +162,7 @@ def picture(report: dict[str, Any], path: Path) -> None:
     """Above, live candidates by call; below, the draft length; one column a method."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     from ramify.bench.plot import COLOURS, FAINT, STYLE
 
@@ -176,6 +188,7 @@ def picture(report: dict[str, Any], path: Path) -> None:
             above.legend(frameon=False, loc="best")
             below.set_xlabel("target call")
             below.set_ylim(bottom=0)
+            below.yaxis.set_major_locator(MaxNLocator(integer=True))
         panels[0, 0].set_ylim(0.7, 1.4 * max(report["n"]))
         panels[0, 0].set_ylabel("live candidates")
         panels[1, 0].set_ylabel("draft length in tokens")
@@ -212,7 +225,8 @@ def table(report: dict[str, Any], hardware: dict[str, Any]) -> str:
     for method in METHODS:
         lines += [f"## {titled(method)}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
         lines += [f"| {' | '.join(line(row))} |" for row in report["cells"] if row["method"] == method]
-        lines.append("")
+        found = ", ".join(f"{live}: {length:.1f}" for live, length in report["lengths"][method].items())
+        lines += ["", f"Mean measured draft length at n = {max(report['n'])}, by live candidates: {found}.", ""]
     lines += ["![steps](speculation_in_search.png)", "",
               f"Problem {report['shown']}, n = {max(report['n'])}. Where a line of lengths is broken nothing was to be "
               "drafted: every candidate lacked one token to its cut or its end.", ""]
@@ -224,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="mini-math")
     parser.add_argument("--draft", default="mini-math-draft")
-    parser.add_argument("--problems", type=int, default=40)
+    parser.add_argument("--problems", type=int, default=23)
     parser.add_argument("--n", type=lambda text: [int(part) for part in text.split(",")], default=[16, 64])
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--tail", type=int, default=4, help="candidates that live in what is called the tail, at most")
