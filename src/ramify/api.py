@@ -38,8 +38,8 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
         capacity: KV tokens per model; None takes a quarter of the free memory.
         block_size: tokens per cache block.
         step_tokens: ids read at most in one step, per model.
-        executor: how all these models are run: "torch", "compiled", "int8" (faster, and not quite the same numbers),
-            or "auto" for the fastest of those that change nothing; see `ramify.models.executors`.
+        executor: how all these models are run: "torch", "compiled", with rounded weights "int8", "int8-weights" or
+            "int4-weights", or "auto" for the fastest of those that change nothing; see `ramify.models.executors`.
 
     Raises:
         ModelError: a model that is missing, damaged or unsupported.

@@ -139,6 +139,16 @@ def test_bytes_equal_their_simulation(variant, folders, threads, monkeypatch):
     assert (logits - exact).abs().mean() <= 0.05 * exact.abs().max()
 
 
+@pytest.mark.parametrize("executor", ["int8-weights", "int4-weights"])
+@pytest.mark.parametrize("variant", ["llama-tied-bias", "qwen3"])
+def test_rounded_weights_run_alike_in_one_call(variant, executor, folders, threads):
+    folder, _ = folders(variant)
+    decoder = load_model(folder, executor=executor).decoder
+    assert (Paged(decoder, texts()).logits([9, 1, 16, 5]) - dense(decoder)).abs().max() <= TOLERANCE
+    exact = dense(load_model(folder, executor="torch").decoder)
+    assert (dense(decoder) - exact).abs().max() > TOLERANCE, "rounding must show"
+
+
 @pytest.mark.parametrize("variant", ELSEWHERE)
 def test_other_models_run_in_torch(variant, folders):
     folder, _ = folders(variant)
@@ -150,7 +160,7 @@ def test_other_models_run_in_torch(variant, folders):
 
 def test_unknown_executors_are_refused(folders):
     folder, _ = folders("llama")
-    with pytest.raises(OptionError, match="auto, torch, compiled, int8"):
+    with pytest.raises(OptionError, match="auto, torch, compiled, int8, int8-weights, int4-weights"):
         load_model(folder, executor="fast")
 
 

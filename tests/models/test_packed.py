@@ -9,11 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ramify.models.kernels.linear import BLOCK, DEPTH, gated, pack_bytes
-from ramify.models.kernels.products import BYTES, byte_product, float_product
+from ramify.models.kernels.linear import BLOCK, DEPTH, SCRATCH, gated
+from ramify.models.kernels.packed import GROUP, pack_bytes
+from ramify.models.kernels.products import BYTES, byte_product, byte_weights, float_product, nibbles
 from ramify.models.kernels.rowwise import exponential
 from ramify.models.kernels.team import claim, finish, new_board
-from ramify.models.linear import ByteProduct, quantise
+from ramify.models.linear import ByteProduct, quantise, quantise_groups
 
 # Outputs that end within a panel and with one; inputs that end within a group of four, and beyond one depth.
 SHAPES = [(100, 30), (64, 256), (65, DEPTH + 133)]
@@ -53,6 +54,32 @@ def test_bytes_equal_the_same_quantisation_in_torch(shape, rows, bias, threads):
     assert (packed - F.linear(x, weight, b)).abs().max() > 1e-3, "rounding to bytes must show"
 
 
+def rounded(weight, bits):
+    """The weights that the codes stand for."""
+    if bits == 8:
+        codes, scales = quantise(weight)
+        return codes * scales
+    codes, scales = quantise_groups(weight, GROUP)
+    return codes * scales.repeat_interleave(GROUP, 1)[:, : weight.shape[1]]
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rounded_weights(shape, rows, bits, threads):
+    weight, x, b = random(*shape), random(rows, shape[1]), random(shape[0])
+    packed = (byte_weights if bits == 8 else nibbles)(weight, b, 1)
+    assert (packed(x) - F.linear(x, rounded(weight, bits), b)).abs().max() <= 1e-4
+    assert (packed(x) - F.linear(x, weight, b)).abs().max() > 1e-3, "rounding must show"
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rounding_is_to_the_nearest(bits):
+    weight = random(70, 130)
+    error, step = (rounded(weight, bits) - weight).abs(), weight.abs().amax(1, keepdim=True) / (127 if bits == 8 else 7)
+    assert (error <= 0.5001 * step).all()
+
+
 def test_the_comparison_sees_one_wrong_number():
     weight, x = random(100, 30), random(3, 30)
     wrong = weight.clone()
@@ -77,7 +104,7 @@ def test_halves_are_padded_by_themselves(half):
 def test_gates(half, bias):
     weight, x, b = random(2 * half, 32), random(5, 32).numpy(), random(2 * half) if bias else None
     packed, y = float_product(weight, b, 2).packed, np.zeros((5, half), np.float32)
-    scratch = np.empty(2 * BLOCK * 64, np.float32)
+    scratch = np.empty(SCRATCH, np.float32)
     gated(packed.spec, 0, -(-half // 64), 5, x.ctypes.data, 0, y.ctypes.data, scratch)
     gates, values = F.linear(torch.from_numpy(x), weight, b).chunk(2, -1)
     assert (torch.from_numpy(y) - F.silu(gates) * values).abs().max() <= 1e-4
@@ -95,6 +122,8 @@ def test_bytes_are_kept_as_bytes():
     packed = pack_bytes(codes.numpy(), scales.flatten().numpy())
     assert packed.panels.nbytes == 128 * 64
     assert packed.nbytes == 128 * 64 + 128 * 8
+    assert byte_weights(random(128, 64), None, 1).packed.nbytes == 128 * 64 + 128 * 4
+    assert nibbles(random(128, 64), None, 1).packed.nbytes == 128 * 64 // 2 + 128 * 4
 
 
 def test_exponentials():

@@ -74,7 +74,7 @@ def generate(
     settings: Annotated[list[str] | None, typer.Option(
         "--set", metavar="KEY=VALUE", help="More of the method's or sampling's options.")] = None,
     dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    executor: Annotated[str, typer.Option(help="auto, torch, compiled or int8.")] = "auto",
+    executor: Annotated[str, typer.Option(help="auto, torch, compiled, int8, int8-weights or int4-weights.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write all events there for `ramify view`.")] = None,
 ) -> None:

@@ -16,7 +16,7 @@ from ramify.errors import OptionError
 from ramify.models.decoder import Decoder
 from ramify.models.linear import ByteProduct, MklProduct, Packer, packable
 
-EXECUTORS = ("auto", "torch", "compiled", "int8")
+EXECUTORS = ("auto", "torch", "compiled", "int8", "int8-weights", "int4-weights")
 PATIENCE = 2.0  # seconds
 # Of the measurement: a small batch, where products differ most, and no more outputs than are packed at once.
 ROWS, OUTPUTS, REPEATS = 16, 2048, 8
@@ -28,9 +28,9 @@ def prepare(decoder: Decoder, executor: str = "auto") -> Decoder:
 
     "torch" runs operator by operator, with MKL's packed products where there are any. "compiled" runs all layers in
     one call of machine code, in float32 as well. "int8" is the same with weights of one byte, and the inputs of every
-    product rounded to bytes as they come: the only one that changes results beyond the rounding of float32, so "auto"
-    never takes it. "auto" takes "compiled" where there is it, unless a short measurement says that its products are
-    slow here.
+    product rounded to bytes as they come; "int8-weights" and "int4-weights" round weights only. These three change
+    results beyond the rounding of float32, so "auto" never takes them: it takes "compiled" where there is it, unless
+    a short measurement says that its products are slow here.
 
     Raises:
         OptionError: an unknown executor, or one that this model, its dtype or this machine does not have.
@@ -44,9 +44,9 @@ def _prepare(decoder: Decoder, executor: str) -> Decoder:
         raise OptionError(f"an executor among {', '.join(EXECUTORS)}", repr(executor), "choose one of them")
     weight = decoder.embed.weight
     plain = weight.device.type == "cpu" and weight.dtype == torch.float32
-    if executor == "int8" and not plain:
+    if executor.startswith("int") and not plain:
         got = f"{weight.dtype} on {weight.device.type}"
-        raise OptionError("float32 weights on a CPU for executor=int8", got, "use executor=torch")
+        raise OptionError(f"float32 weights on a CPU for executor={executor}", got, "use executor=torch")
     if executor == "compiled" and not (plain and compilable(decoder)):
         got = f"{decoder.config.model_type}, {weight.dtype} on {weight.device.type}"
         raise OptionError("a model and a processor that there are kernels for", got, "use executor=torch")
@@ -89,11 +89,11 @@ def _packer(executor: str, plain: bool) -> Packer | None:
     """What lays projections out, if anything does."""
     if executor == "torch":
         return MklProduct if plain and packable(torch.empty(1)) else None
-    from ramify.models.kernels.products import BYTES, byte_product, float_product
+    from ramify.models.kernels.products import BYTES, byte_product, byte_weights, float_product, nibbles
 
-    if executor == "compiled":
-        return float_product
-    return byte_product if BYTES else ByteProduct
+    if executor == "int8":
+        return byte_product if BYTES else ByteProduct
+    return {"compiled": float_product, "int8-weights": byte_weights, "int4-weights": nibbles}[executor]
 
 
 def _worthwhile(decoder: Decoder) -> bool:

@@ -64,6 +64,15 @@ def quantise(x: Tensor) -> tuple[Tensor, Tensor]:
     return codes, scales / 127
 
 
+def quantise_groups(weight_OI: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Weights of 4 bits, -7 to 7, and one float32 scale for every output and `size` inputs."""
+    missing = -weight_OI.shape[1] % size
+    grouped_OJi = F.pad(weight_OI, (0, missing)).unflatten(1, (-1, size))
+    scales_OJ1 = grouped_OJi.abs().amax(-1, keepdim=True) / 7
+    codes_OJi = (grouped_OJi / torch.where(scales_OJ1 > 0, scales_OJ1, 1)).round().to(torch.int8)
+    return codes_OJi.flatten(1)[:, : weight_OI.shape[1]].contiguous(), scales_OJ1[..., 0]
+
+
 class ByteProduct:
     """Products of bytes: weights quantised once per output, inputs per row as they come."""
 

@@ -7,7 +7,6 @@ hidden, H query heads, G key heads, d head dimension, I inner size, X whatever i
 
 from __future__ import annotations
 
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,8 @@ from numba import typeof, types
 
 from ramify.models.kernels.attention import merge, work, write
 from ramify.models.kernels.jit import address, compiled, link, native
-from ramify.models.kernels.linear import BYTES, KIND, SPEC, product_phase, rows_per_item, width
+from ramify.models.kernels.linear import product_phase, rows_per_item, width
+from ramify.models.kernels.packed import BYTES, KIND, SPEC
 from ramify.models.kernels.rowwise import angles, floats, norm, quantise, turn
 from ramify.models.kernels.team import claim, finish, fork, wait
 
@@ -70,8 +70,8 @@ class Room(NamedTuple):
 
 @compiled
 def _codes(spec, codes, rows):
-    """The part of the byte workspace that a product reads: one line per row."""
-    size = width(spec)
+    """The part of the byte workspace that a product reads: one line per row, empty if it reads floats."""
+    size = width(spec) if spec[KIND] == BYTES else 0
     return codes[: rows * size].reshape(rows, size)
 
 
@@ -85,9 +85,10 @@ def _embed_phase(board, threads, ids_T, positions_T, model, room):
     while item < count:
         for row in range(item * each, min(rows, item * each + each)):
             x_D, embed_D, turns_2r = room.hidden_TD[row], model.embed_VD[ids_T[row]], room.turns_T2r[row]
+            scale = np.float32(model.embed_scale)
             for at in range(len(x_D)):
-                x_D[at] = embed_D[at] * model.embed_scale
-            angles(positions_T[row], model.frequencies_r, model.rope_scale, turns_2r[0], turns_2r[1])
+                x_D[at] = embed_D[at] * scale
+            angles(positions_T[row], model.frequencies_r, np.float32(model.rope_scale), turns_2r[0], turns_2r[1])
         finish(board, 1)
         item = claim(board, 1)
     wait(board, 1, count)
@@ -215,24 +216,19 @@ def _share(threads, board, ids_T, positions_T, slots_T, plans, kv, model, room):
 
 
 @compiled
-def _forward(threads, board, ids_T, positions_T, slots_T, plans, kv, model, room):
+def forward(threads, board, ids_T, positions_T, slots_T, plans, kv, model, room):
+    """The forward, by so many threads; the result is in the room.
+
+    `board` has PHASES phases per layer and 3 more; `plans` is a pair. Arguments of these types went through `ready`.
+    """
     fork(threads, _share, (threads, board, ids_T, positions_T, slots_T, plans, kv, model, room))
 
 
-@functools.cache
-def _ready(kinds):
-    """Link what compiled code calls by name, for a forward with arguments of these types."""
+def ready(*args):
+    """Link what `forward` calls by name. Finding out the types of its arguments takes a millisecond: once is enough."""
+    kinds = tuple(typeof(arg) for arg in args)
     plans, kv, room = (kinds[at] for at in (5, 6, 8))
     whole, plan, lines, number = types.int64, plans[0], room[2], types.float32
     link(work, (whole, lines, kv, whole, plan, number, number))
     link(merge, (plan, number, number, whole, whole, lines))
     link(_share, kinds)
-
-
-def forward(*args):
-    """The forward, by so many threads: (threads, board, ids_T, positions_T, slots_T, plans, kv, model, room).
-
-    The result is in the room. `board` has PHASES phases per layer and 3 more; `plans` is a pair.
-    """
-    _ready(tuple(typeof(arg) for arg in args))
-    _forward(*args)

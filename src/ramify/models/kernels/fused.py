@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ramify.models.kernels.attention_plan import Pages, Rows, plan
-from ramify.models.kernels.forward import PHASES, Array, Room, Weights, forward
-from ramify.models.kernels.linear import ALONE, INPUTS, OUTPUTS, SCRATCH, SPEC, aligned, width
+from ramify.models.kernels.forward import PHASES, Array, Room, Weights, forward, ready
+from ramify.models.kernels.linear import ALONE, SCRATCH, width
+from ramify.models.kernels.packed import BYTES, INPUTS, KIND, OUTPUTS, SPEC, aligned
 from ramify.models.kernels.team import new_board
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Fused:
         self.size = int((specs_L4S[..., INPUTS] * specs_L4S[..., OUTPUTS]).sum())
         self.board = new_board(PHASES * config.num_layers + 3)
         self.room = self._room(0)
+        self.ready = False
 
     def warm(self) -> None:
         """Run once, so that whatever has to be compiled or loaded is."""
@@ -70,7 +72,7 @@ class Fused:
                                      ((0, OUTPUTS), (1, INPUTS), (0, INPUTS), (3, INPUTS)))
         sizes = (hidden, qkv, mixed, inner)
         floats = tuple(np.empty((tokens, size), np.float32) for size in sizes)
-        codes = np.empty(tokens * max(width(spec) for spec in specs), np.uint8)
+        codes = np.empty(tokens * max(width(spec) if spec[KIND] == BYTES else 0 for spec in specs), np.uint8)
         turns = np.empty((tokens, 2, len(self.weights.frequencies_r)), np.float32)
         return (*floats, codes, np.empty(tokens, np.float32), turns)
 
@@ -86,6 +88,10 @@ class Fused:
                     scales[:tokens], turns[:tokens], np.empty((threads, SCRATCH), np.float32))
         self.board[:] = 0
         plans = pages.plans[self.windows[0]], pages.plans[self.windows[-1]]
-        forward(threads, self.board, ids_T.numpy(), positions_T.numpy(), pages.slots_T, plans, pages.kv, self.weights,
+        args = (threads, self.board, ids_T.numpy(), positions_T.numpy(), pages.slots_T, plans, pages.kv, self.weights,
                 room)
+        if not self.ready:
+            ready(*args)
+            self.ready = True
+        forward(*args)
         return hidden_TD

@@ -1,120 +1,79 @@
-"""Weights as the tiles want them, and products with them.
-
-A packed weight is described by a row of int64 (a `spec`, columns below), so that one kernel runs any of them.
-"""
+"""Products with packed weights: a panel at a time, shared out among threads."""
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numba import types
 
 from ramify.models.kernels.jit import address, compiled, link, native
-from ramify.models.kernels.rowwise import floats, gate, quantise
+from ramify.models.kernels.packed import (
+    BIAS,
+    BYTES,
+    FLOATS,
+    GROUP,
+    INPUTS,
+    KIND,
+    NIBBLES,
+    OUTPUTS,
+    PANELS,
+    PARTS,
+    STRIDE,
+    SUMS,
+    Array,
+    Packed,
+)
+from ramify.models.kernels.rowwise import floats, gate, quantise, signed, unsigned
 from ramify.models.kernels.team import claim, finish, fork, new_board, wait
 from ramify.models.kernels.tiles import BYTES as IN_BYTES
 from ramify.models.kernels.tiles import PANEL, ROWS, byte_tile, float_tile
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-# Columns of a spec. Addresses of the first panel and of its column sums, bytes from one panel to the next; the
-# address of the bias, or 0; in how many equal parts the outputs are padded to whole panels.
-KIND, INPUTS, OUTPUTS, PANELS, STRIDE, SUMS, BIAS, PARTS = range(8)
-SPEC = 8
-FLOATS, BYTES = range(2)  # kinds
-
 BLOCK = 96  # rows that go through a panel together: their inputs stay in a second-level cache
 DEPTH = 768  # inner indices at a time, for the same reason
+SLICE = 2 * GROUP  # of them, when weights are made floats first: those stay in a first-level cache
 SHARES = 8  # items of a product per thread, so that threads end together
-SCRATCH = 2 * BLOCK * PANEL  # float32 that an item may need
+ROOM = 2 * BLOCK * PANEL  # where in the scratch weights are made floats
+SCRATCH = ROOM + SLICE * PANEL  # float32 that an item may need
 ALONE = 1 << 21  # multiplications, some 20 microseconds, that are not worth a second thread
-
-
-@dataclass(slots=True, eq=False)
-class Packed:
-    """A weight: its spec, and the arrays that the spec's addresses point into.
-
-    sums: of bytes, what each output's products are added to, and its scale. bias: one number per output, or None.
-    """
-
-    spec: Array
-    panels: Array
-    sums: Array | None
-    bias: Array | None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the weight takes, all told."""
-        return sum(part.nbytes for part in (self.panels, self.sums, self.bias) if part is not None)
-
-
-def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
-    """Zeros that begin at a cache line."""
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    raw = np.zeros(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + size].view(dtype).reshape(shape)
-
-
-def pack_floats(weight_OI: Array, bias_O: Array | None = None, parts: int = 1) -> Packed:
-    """float32 weights: panels of [inputs, PANEL]."""
-    outputs, inputs = weight_OI.shape
-    panels = aligned((_count(outputs, parts), inputs, PANEL), np.float32)
-    for panel, rows in zip(panels, _rows(weight_OI, parts), strict=True):
-        panel[:, : len(rows)] = rows.T
-    return _packed(FLOATS, weight_OI, panels, None, bias_O, parts)
-
-
-def pack_bytes(codes_OI: Array, scales_O: Array, bias_O: Array | None = None, parts: int = 1) -> Packed:
-    """int8 weights with one scale per output: panels of [inputs / 4, PANEL, 4].
-
-    Inputs come as bytes with 128 added, which the sums of every output take back.
-    """
-    outputs, inputs = codes_OI.shape
-    quads = -(-inputs // 4)
-    panels = aligned((_count(outputs, parts), quads, PANEL, 4), np.int8)
-    sums = aligned((len(panels), 2, PANEL), np.int32)
-    padded = np.zeros((PANEL, 4 * quads), np.int8)
-    several = zip(panels, sums, _rows(codes_OI, parts), _rows(scales_O.view(np.int32), parts), strict=True)
-    for panel, (total, scale), rows, scales in several:
-        padded[:] = 0
-        padded[: len(rows), :inputs] = rows
-        panel[:] = padded.reshape(PANEL, quads, 4).transpose(1, 0, 2)
-        total[:] = -128 * padded.sum(1, dtype=np.int32)
-        scale[: len(rows)] = scales
-    return _packed(BYTES, codes_OI, panels, sums, bias_O, parts)
-
-
-def _count(outputs: int, parts: int) -> int:
-    """How many panels hold so many outputs."""
-    return parts * -(-outputs // parts // PANEL)
-
-
-def _rows(weight: Array, parts: int) -> list[Array]:
-    """The outputs of every panel."""
-    return [part[at : at + PANEL] for part in np.split(weight, parts) for at in range(0, len(part), PANEL)]
-
-
-def _packed(kind: int, weight: Array, panels: Array, sums: Array | None, bias: Array | None, parts: int) -> Packed:
-    spec = np.zeros(SPEC, np.int64)
-    spec[[KIND, OUTPUTS, INPUTS, PARTS]] = kind, *weight.shape, parts
-    spec[[PANELS, STRIDE]] = panels.ctypes.data, panels[0].nbytes
-    spec[SUMS] = 0 if sums is None else sums.ctypes.data
-    spec[BIAS] = 0 if bias is None else bias.ctypes.data
-    return Packed(spec, panels, sums, bias)
 
 
 @compiled
 def width(spec):
     """Bytes from one row of inputs to the next: float32, or bytes in groups of four."""
-    return 4 * spec[INPUTS] if spec[KIND] == FLOATS else (spec[INPUTS] + 3) // 4 * 4
+    return (spec[INPUTS] + 3) // 4 * 4 if spec[KIND] == BYTES else 4 * spec[INPUTS]
 
 
 @compiled
-def panel_product(spec, panel, rows, x, scales, y, y_stride, keep):
+def _ahead(weights, depth, block, blocks):
+    """Where a tile fetches from, so that the panel that follows is in the cache when it is its turn: every block of
+    rows has a line of its own, and of two neighbouring lines a processor fetches both. One block alone is as fast as
+    memory: it looks a page ahead."""
+    if blocks == 1:
+        return weights + 4096
+    return weights + 4 * PANEL * depth + (0, 128, 64, 192)[block % 4]
+
+
+@compiled
+def unpack(spec, panel, start, depth, out):
+    """The weights of a panel for `depth` inputs from `start` on, as floats: out[depth * PANEL]."""
+    codes, place = spec[PANELS] + panel * spec[STRIDE], spec[SUMS]
+    if spec[KIND] == NIBBLES:
+        groups = (spec[INPUTS] + GROUP - 1) // GROUP
+        pairs = unsigned(codes + start // 2 * PANEL, (depth + 1) // 2 * PANEL)
+        for at in range(depth):
+            scales = floats(place + 4 * PANEL * (panel * groups + (start + at) // GROUP), PANEL)
+            shift, line = np.int32(4 * (at % 2)), at // 2 * PANEL
+            for column in range(PANEL):
+                code = (np.int32(pairs[line + column]) >> shift & np.int32(15)) - np.int32(8)
+                out[at * PANEL + column] = np.float32(code) * scales[column]
+    else:
+        weights, scales = signed(codes + start * PANEL, depth * PANEL), floats(place + 4 * PANEL * panel, PANEL)
+        for at in range(depth):
+            for column in range(PANEL):
+                out[at * PANEL + column] = np.float32(weights[at * PANEL + column]) * scales[column]
+
+
+@compiled
+def panel_product(spec, panel, rows, x, scales, y, y_stride, keep, scratch):
     """One panel of x W^T, without the bias: y[rows, PANEL], added to what is there if `keep`. x, scales and y are
     addresses, y_stride counts numbers."""
     weights, stride, blocks = spec[PANELS] + panel * spec[STRIDE], width(spec), (rows + ROWS - 1) // ROWS
@@ -123,15 +82,21 @@ def panel_product(spec, panel, rows, x, scales, y, y_stride, keep):
         for block in range(blocks):
             first, end = rows * block // blocks, rows * (block + 1) // blocks
             native(byte_tile, (end - first, x + first * stride, stride, scales + 4 * first, weights, sums, stride // 4,
-                               y + 4 * first * y_stride, y_stride, keep))
+                               y + 4 * first * y_stride, y_stride, keep, _ahead(weights, stride // 4, block, blocks)))
         return
-    inputs = spec[INPUTS]
-    for start in range(0, inputs, DEPTH):
-        depth = min(DEPTH, inputs - start)
+    inputs, plain = spec[INPUTS], spec[KIND] == FLOATS
+    step = DEPTH if plain else SLICE
+    room = scratch[ROOM:]
+    for start in range(0, inputs, step):
+        depth, panels = min(step, inputs - start), weights + 4 * PANEL * start
+        if not plain:
+            unpack(spec, panel, start, depth, room)
+            panels = address(room)
         for block in range(blocks):
             first, end = rows * block // blocks, rows * (block + 1) // blocks
-            native(float_tile, (end - first, x + first * stride + 4 * start, inputs, weights + 4 * PANEL * start,
-                                depth, y + 4 * first * y_stride, y_stride, keep + start))
+            native(float_tile, (end - first, x + first * stride + 4 * start, inputs, panels, depth,
+                                y + 4 * first * y_stride, y_stride, keep + start,
+                                _ahead(panels, depth, block, blocks)))
 
 
 @compiled
@@ -156,9 +121,9 @@ def products(spec, first, end, rows, x, scales, y, y_stride, keep, scratch):
         column, count = panel // per_part * size + inside, min(PANEL, size - inside)
         place = y + 4 * column
         if count == PANEL:
-            panel_product(spec, panel, rows, x, scales, place, y_stride, keep)
+            panel_product(spec, panel, rows, x, scales, place, y_stride, keep, scratch)
         else:
-            panel_product(spec, panel, rows, x, scales, address(scratch), PANEL, 0)
+            panel_product(spec, panel, rows, x, scales, address(scratch), PANEL, 0, scratch)
             for row in range(rows):
                 out, new = floats(place + 4 * row * y_stride, count), scratch[row * PANEL : row * PANEL + count]
                 for at in range(count):
@@ -171,11 +136,11 @@ def gated(spec, first, end, rows, x, scales, y, scratch):
     """silu(x G^T + b) * (x U^T + c) for the panels first..end-1 of each half of W: columns of y[rows, outputs / 2]."""
     size = spec[OUTPUTS] // 2
     half = (size + PANEL - 1) // PANEL
-    one, two = scratch[: BLOCK * PANEL], scratch[BLOCK * PANEL :]
+    one, two = scratch[: BLOCK * PANEL], scratch[BLOCK * PANEL : ROOM]
     for panel in range(first, end):
         column, count = panel * PANEL, min(PANEL, size - panel * PANEL)
-        panel_product(spec, panel, rows, x, scales, address(one), PANEL, 0)
-        panel_product(spec, panel + half, rows, x, scales, address(two), PANEL, 0)
+        panel_product(spec, panel, rows, x, scales, address(one), PANEL, 0, scratch)
+        panel_product(spec, panel + half, rows, x, scales, address(two), PANEL, 0, scratch)
         add_bias(spec, column, rows, count, address(one), PANEL)
         add_bias(spec, size + column, rows, count, address(two), PANEL)
         for row in range(rows):

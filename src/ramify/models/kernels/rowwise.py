@@ -34,19 +34,31 @@ def _as_float(typing: Any, bits: Any) -> Any:
 
 
 @intrinsic
-def _pointer(typing: Any, address: Any) -> Any:
-    """An address as a pointer to float32."""
+def _pointer(typing: Any, address: Any, kind: Any) -> Any:
+    """An address as a pointer to numbers of a kind."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.inttoptr(args[0], ir.FloatType().as_pointer())
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.float32)(types.int64), generate
+    return types.CPointer(kind.dtype)(types.int64, kind), generate
 
 
 @compiled
 def floats(address, count):
     """`count` float32 at an address, as an array."""
-    return carray(_pointer(address), count)
+    return carray(_pointer(address, np.float32), count)
+
+
+@compiled
+def signed(address, count):
+    """`count` signed bytes."""
+    return carray(_pointer(address, np.int8), count)
+
+
+@compiled
+def unsigned(address, count):
+    """`count` bytes without a sign."""
+    return carray(_pointer(address, np.uint8), count)
 
 
 @compiled
@@ -73,7 +85,7 @@ def norm(x, weight, eps, out):
     total = ZERO
     for at in range(len(x)):
         total += x[at] * x[at]
-    scale = ONE / np.sqrt(total / np.float32(len(x)) + eps)
+    scale = ONE / np.sqrt(total / np.float32(len(x)) + np.float32(eps))
     for at in range(len(x)):
         out[at] = x[at] * scale * weight[at]
 

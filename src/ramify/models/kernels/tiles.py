@@ -53,8 +53,9 @@ def _each(rows: int, value: Any) -> Values:
 
 
 def _inner_loop(builder: Any, depth: Any, start: Values, multiply: Any, scalar: Any, inputs: list[Any],
-                weights: Any) -> Values:
-    """Run through the inner dimension. `scalar` is the type of one input; returns the sums."""
+                weights: Any, ahead: Any) -> Values:
+    """Run through the inner dimension, asking for what lies `ahead` on the way. `scalar` is the type of one input;
+    returns the sums."""
     kind, rows, entry = start[0][0].type, len(start), builder.block
     loop, after = (builder.append_basic_block(name) for name in ("inner", "sums"))
     builder.branch(loop)
@@ -64,8 +65,13 @@ def _inner_loop(builder: Any, depth: Any, start: Values, multiply: Any, scalar: 
     sums = _each(rows, lambda row, vector: builder.phi(kind))
     left = builder.mul(index, _long(4 * PANEL))
     columns = _FLOATS if scalar is _FLOAT else _INTS
-    panel = [builder.load(_offset(builder, weights, columns, left, _long(4 * LANES * vector)), align=4 * LANES)
+    panel = [builder.load(_offset(builder, weights, columns, left, _long(4 * LANES * vector)), align=4)
              for vector in range(VECTORS)]
+    raw = ir.IntType(8).as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [raw, _INT, _INT, _INT])
+    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    # To read, into the second-level cache, as data.
+    builder.call(fetch, [_offset(builder, ahead, ir.IntType(8), left), _INT(0), _INT(2), _INT(1)])
     step = builder.mul(index, _long(4))
     done: Values = []
     for row in range(rows):
@@ -121,9 +127,9 @@ def _places(builder: Any, address: Any, stride: Any, rows: int) -> Values:
 
 @intrinsic
 def _float_tile(typing: Any, rows: Any, x: Any, x_stride: Any, w: Any, depth: Any, y: Any, y_stride: Any,
-                keep: Any) -> Any:
+                keep: Any, ahead: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, x, x_stride, w, depth, y, y_stride, keep = args
+        rows, x, x_stride, w, depth, y, y_stride, keep, ahead = args
         kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
         fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
 
@@ -131,7 +137,8 @@ def _float_tile(typing: Any, rows: Any, x: Any, x_stride: Any, w: Any, depth: An
             places = _places(builder, y, y_stride, count)
             inputs = [builder.add(x, builder.mul(x_stride, _long(4 * row))) for row in range(count)]
             sums = _inner_loop(builder, depth, _kept(builder, keep, places),
-                               lambda total, one, column: builder.call(fma, [one, column, total]), _FLOAT, inputs, w)
+                               lambda total, one, column: builder.call(fma, [one, column, total]), _FLOAT, inputs, w,
+                               ahead)
             for row in range(count):
                 for vector in range(VECTORS):
                     builder.store(sums[row][vector], places[row][vector], align=4)
@@ -139,14 +146,14 @@ def _float_tile(typing: Any, rows: Any, x: Any, x_stride: Any, w: Any, depth: An
         _by_rows(builder, rows, tile)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 8), generate
+    return types.void(*[types.int64] * 9), generate
 
 
 @intrinsic
 def _byte_tile(typing: Any, rows: Any, x: Any, x_stride: Any, scales: Any, w: Any, sums: Any, depth: Any, y: Any,
-               y_stride: Any, keep: Any) -> Any:
+               y_stride: Any, keep: Any, ahead: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, x, x_stride, scales, w, offsets, depth, y, y_stride, keep = args
+        rows, x, x_stride, scales, w, offsets, depth, y, y_stride, keep, ahead = args
         kind = ir.FunctionType(_INTS, [_INTS] * 3)
         dot = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
 
@@ -159,7 +166,8 @@ def _byte_tile(typing: Any, rows: Any, x: Any, x_stride: Any, scales: Any, w: An
             inputs = [builder.add(x, builder.mul(x_stride, _long(row))) for row in range(count)]
             begin = [column(_INTS, 0, vector) for vector in range(VECTORS)]
             sums = _inner_loop(builder, depth, [begin] * count,
-                               lambda total, quad, column: builder.call(dot, [total, quad, column]), _INT, inputs, w)
+                               lambda total, quad, column: builder.call(dot, [total, quad, column]), _INT, inputs, w,
+                               ahead)
             held = _kept(builder, keep, places)
             for row in range(count):
                 scale = builder.load(_offset(builder, scales, _FLOAT, _long(4 * row)))
@@ -172,25 +180,28 @@ def _byte_tile(typing: Any, rows: Any, x: Any, x_stride: Any, scales: Any, w: An
         _by_rows(builder, rows, tile)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 10), generate
+    return types.void(*[types.int64] * 11), generate
 
 
 @compiled
-def float_tile(rows, x, x_stride, w, depth, y, y_stride, keep):
-    """y = x w, or y += x w if `keep`, for one panel and at most ROWS rows of float32. Strides count numbers."""
-    _float_tile(rows, x, x_stride, w, depth, y, y_stride, keep)
+def float_tile(rows, x, x_stride, w, depth, y, y_stride, keep, ahead):
+    """y = x w, or y += x w if `keep`, for one panel and at most ROWS rows of float32. Strides count numbers.
+
+    On the way one line of the cache is fetched from `ahead` on for every inner index; any address will do.
+    """
+    _float_tile(rows, x, x_stride, w, depth, y, y_stride, keep, ahead)
 
 
 @compiled
-def byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep):
+def byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep, ahead):
     """The same for bytes: y = scale_row * scale_column * (sums + x w), with x unsigned and w signed bytes.
 
     x_stride counts bytes, y_stride numbers, `depth` groups of four bytes. `sums` is the address of PANEL int32 that
     the products are added to, followed by the columns' PANEL float32 scales.
     """
-    _byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep)
+    _byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep, ahead)
 
 
-link(float_tile, (types.int64,) * 8)
+link(float_tile, (types.int64,) * 9)
 if BYTES:
-    link(byte_tile, (types.int64,) * 10)
+    link(byte_tile, (types.int64,) * 11)
