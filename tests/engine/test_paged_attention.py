@@ -20,9 +20,9 @@ WINDOWED = CONFIG | {"model_type": "mistral", "sliding_window": 20}
 class Texts:
     """Contexts that fork, grow and branch, over one store filled with noise."""
 
-    def __init__(self, config, block_size=16):
+    def __init__(self, config, block_size=16, dtype=torch.float32):
         self.config, self.pool = parse_config(config), BlockPool(200, block_size)
-        self.store = KVStore(2, 200, block_size, 2, 16, torch.float32)
+        self.store = KVStore(2, 200, block_size, 2, 16, dtype)
         self.source = torch.Generator().manual_seed(0)
         self.store.kv.copy_(torch.randn(self.store.kv.shape, generator=self.source))
 
@@ -62,9 +62,9 @@ class Texts:
 
 
 @pytest.mark.parametrize("config", [CONFIG, WINDOWED], ids=["full", "window"])
-@pytest.mark.parametrize("block_size", [16, 32])
-def test_kernels_read_what_torch_reads(config, block_size):
-    texts = Texts(config, block_size)
+@pytest.mark.parametrize("block_size, dtype", [(16, torch.float32), (32, torch.float32), (16, torch.bfloat16)])
+def test_kernels_read_what_torch_reads(config, block_size, dtype):
+    texts = Texts(config, block_size, dtype)
     for got, wanted in texts.both(texts.mixed()):
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 

@@ -33,7 +33,7 @@ class Text:
 class Step:
     """Random rows over a random store. Texts begin alike at several depths: all, some, or none of the way."""
 
-    def __init__(self, seed, *, rows, group, head_dim, block_size=16, kv_heads=2, longest=70):
+    def __init__(self, seed, *, rows, group, head_dim, block_size=16, kv_heads=2, longest=70, dtype=torch.float32):
         self.random = np.random.default_rng(seed)
         self.group, self.kv_heads, self.head_dim, self.block_size = group, kv_heads, head_dim, block_size
         self.free = list(self.random.permutation(600))
@@ -41,9 +41,9 @@ class Step:
         starts = [[], trunk, trunk + branch, trunk[:4]]
         self.rows = [self.text(starts[row % 4][: int(self.random.integers(0, 13))], longest, row % 3 == 2)
                      for row in range(rows)]
-        self.store = KVStore(LAYERS, 600, block_size, kv_heads, head_dim, torch.float32)
-        self.kv = self.store.kv.numpy()
-        self.kv[:] = self.random.standard_normal(self.kv.shape)
+        self.store = KVStore(LAYERS, 600, block_size, kv_heads, head_dim, dtype)
+        self.store.kv.copy_(torch.from_numpy(self.random.standard_normal(self.store.kv.shape)))
+        self.kv = (self.store.kv if dtype == torch.float32 else self.store.kv.view(torch.uint16)).numpy()
         self.tokens = sum(row.count for row in self.rows)
         width = kv_heads * group * head_dim
         self.q = self.random.standard_normal((self.tokens, width + 5)).astype(np.float32)
@@ -111,6 +111,7 @@ CASES = [
     {"rows": 24, "group": 3, "head_dim": 64}, {"rows": 8, "group": 7, "head_dim": 48},
     {"rows": 6, "group": 13, "head_dim": 80}, {"rows": 7, "group": 4, "head_dim": 32, "block_size": 32},
     {"rows": 3, "group": 2, "head_dim": 32, "kv_heads": 3, "longest": 300},
+    {"rows": 12, "group": 3, "head_dim": 48, "dtype": torch.bfloat16},
 ]  # fmt: skip
 
 
@@ -130,9 +131,9 @@ def test_large_scores_do_not_overflow():
     assert np.isfinite(step.out(step.plan(), 30.0)).all()
 
 
-@pytest.mark.parametrize("block_size", [16, 32])
-def test_writes_what_the_store_would_write(block_size):
-    twins = [Step(5, rows=4, group=2, head_dim=32, block_size=block_size) for _ in range(2)]
+@pytest.mark.parametrize("block_size, dtype", [(16, torch.float32), (32, torch.float32), (16, torch.bfloat16)])
+def test_writes_what_the_store_would_write(block_size, dtype):
+    twins = [Step(5, rows=4, group=2, head_dim=32, block_size=block_size, dtype=dtype) for _ in range(2)]
     slots, first = np.array([3, 17 * 16 + 15, 16, 4000]), 7
     new = twins[0].random.standard_normal((4, first + 2 * 2 * 32)).astype(np.float32)
     attention.write(twins[0].kv, LAYER, block_size, slots, new, first, first + 64)

@@ -38,10 +38,10 @@ class KVStore:
         self._values = self.kv[:, :, 1].unflatten(-1, (block_size, head_dim))
 
     def write(self, layer: int, slots_T: torch.Tensor, k_TGd: torch.Tensor, v_TGd: torch.Tensor) -> None:
-        """Store the keys and values of new tokens."""
+        """Store the keys and values of new tokens, rounded to the store's type."""
         blocks_T, offsets_T = slots_T // self.block_size, slots_T % self.block_size
-        self._keys[:, layer][blocks_T, :, offsets_T // self.group, :, offsets_T % self.group] = k_TGd
-        self._values[:, layer][blocks_T, :, offsets_T] = v_TGd
+        self._keys[:, layer][blocks_T, :, offsets_T // self.group, :, offsets_T % self.group] = k_TGd.to(self.kv.dtype)
+        self._values[:, layer][blocks_T, :, offsets_T] = v_TGd.to(self.kv.dtype)
 
     def read(self, layer: int, tables_RB: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values of the blocks in each row's table: [R, B * block_size, kv_heads, head_dim] twice."""

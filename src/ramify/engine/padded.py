@@ -78,11 +78,16 @@ class PaddedAttention:
     def _attend(self, layer: int, number: int, q_RQHd: Tensor) -> Tensor:
         """Attention of one group's queries over the cached keys of its rows: o_RQHd."""
         config, group = self.config, self.groups[number]
-        own, mask_RQC = self.store.read(layer, group.tables_RB), self._mask(number, config.windows[layer])
+        own, mask_RQC = self._read(layer, group.tables_RB, q_RQHd), self._mask(number, config.windows[layer])
         if not group.first:
             return attention(q_RQHd, *own, mask_RQC, config.attention_scale, config.attention_softcap)
-        shared = self.store.read(layer, group.shared_1B)
+        shared = self._read(layer, group.shared_1B, q_RQHd)
         return shared_attention(q_RQHd, shared, own, mask_RQC, config.attention_scale, config.attention_softcap)
+
+    def _read(self, layer: int, tables_RB: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of some rows, in the type of the queries."""
+        keys, values = self.store.read(layer, tables_RB)
+        return keys.to(like.dtype), values.to(like.dtype)
 
     def _mask(self, number: int, window: int | None) -> Tensor:
         """Which of a row's own cached positions each query may see: mask_RQC, True where it may."""

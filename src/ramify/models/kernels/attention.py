@@ -6,12 +6,12 @@
 are for one layer; `attention_plan.plan` is made once per step. `attend` is `work` for every part of the plan, in any
 order or at once, and then `merge` for every query. These and `write` may be called from compiled code.
 
-kv, the store: float32 [blocks, layers, 2, G, block_size * d]. A block's values are [block_size, d] per head, its keys
-[block_size / 16, d, 16], so that a vector register holds one number of 16 keys. A slot is block * block_size +
-offset. x_TX, q_TX, out_TX: float32, contiguous, one line per token and as wide as it happens to be: queries and results
-are the first H * d numbers of their lines, keys and values the G * d numbers from columns `key` and `value` on, so one
-fused projection [T, (H + 2 G) d] serves as q_TX and x_TX alike. scale is positive, softcap 0 means none. Heads h with
-the same h // (H / G) share a key head. block_size and d are multiples of 16.
+kv, the store: float32, or bfloat16 held as uint16, [blocks, layers, 2, G, block_size * d]. A block's values are
+[block_size, d] per head, its keys [block_size / 16, d, 16], so that a vector register holds one number of 16 keys. A
+slot is block * block_size + offset. x_TX, q_TX, out_TX: float32, contiguous, one line per token and as wide as it
+happens to be: queries and results are the first H * d numbers of their lines, keys and values the G * d numbers from
+columns `key` and `value` on, so one fused projection [T, (H + 2 G) d] serves as q_TX and x_TX alike. scale is positive,
+softcap 0 means none. Heads h with the same h // (H / G) share a key head. block_size and d are multiples of 16.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ramify.models.kernels.attention_tiles import (
     ROWS,
     VECTORS,
     cap,
+    held,
     highest,
     power,
     scores,
@@ -37,6 +38,7 @@ from ramify.models.kernels.team import SPACING, claim, finish, fork, wait
 
 NEVER = np.float32(-1e30)  # a score that weighs nothing, and yet is no infinity
 LOG2E = np.float32(1.4426950408889634)
+_linked: set[np.dtype] = set()  # kinds of stores that `attend` is ready for
 
 
 @compiled
@@ -49,15 +51,17 @@ def write(kv, layer, block_size, slots_T, x_TX, key, value):
             keys, values = kv[block, layer, 0, head], kv[block, layer, 1, head]
             for at in range(head_dim):
                 column = head * head_dim + at
-                keys[(offset // GROUP * head_dim + at) * GROUP + offset % GROUP] = x_TX[token, key + column]
-                values[offset * head_dim + at] = x_TX[token, value + column]
+                place = (offset // GROUP * head_dim + at) * GROUP + offset % GROUP
+                keys[place] = held(kv, x_TX[token, key + column])
+                values[offset * head_dim + at] = held(kv, x_TX[token, value + column])
 
 
 def attend(q_TX, kv, layer, plan, scale, softcap, out_TX):
     """The attention of one layer, for all tokens of a step."""
     args = (np.zeros(4 * SPACING, np.int64), q_TX, kv, layer, plan, np.float32(scale), np.float32(softcap), out_TX)
-    if not _attend.signatures:  # the first call; the types never change
+    if kv.dtype not in _linked:  # the other types never change
         _link(*(typeof(arg) for arg in args))
+        _linked.add(kv.dtype)
     _attend(*args)
 
 
@@ -114,27 +118,28 @@ def work(part, q_TX, kv, layer, plan, scale, softcap):
             line += group
         start = address(kv) + kv.strides[1] * layer
         at = _point(spots, 0, items_I5[item, KEYS], items_I5[item, BLOCK], start + kv.strides[3] * head, kv.strides[0],
-                    tables_N, size, head_dim)
+                    tables_N, size, kv.itemsize * head_dim)
         # What comes next is asked for in advance; it also stands in where the last tile of keys is not full.
         later = (each + 1) % items
         _point(spots, at, min(GROUP * VECTORS, items_I5[later, KEYS]), items_I5[later, BLOCK],
-               start + kv.strides[3] * ((each + 1) // items % kv.shape[3]), kv.strides[0], tables_N, size, head_dim)
-        _item(items_I5[item, FIRST] * group, items_I5[item, END] * group, items_I5[item, PLACE],
-              items_I5[item, KEYS], group, head_dim, address(lines), address(spots), kv.strides[2], sight_T4, seen_S,
+               start + kv.strides[3] * ((each + 1) // items % kv.shape[3]), kv.strides[0], tables_N, size,
+               kv.itemsize * head_dim)
+        _item(kv, items_I5[item, FIRST] * group, items_I5[item, END] * group, items_I5[item, PLACE],
+              items_I5[item, KEYS], group, head_dim, address(lines), address(spots), sight_T4, seen_S,
               address(sums_PXd) + sums_PXd.strides[0] * place, tops_PX2, place, scale, softcap, rows, keeps)
 
 
 @compiled
-def _point(spots, at, keys, block, start, pitch, tables_N, size, head_dim):
+def _point(spots, at, keys, block, start, pitch, tables_N, size, line_bytes):
     """Write where every GROUP of so many keys lie into spots[at:]. Returns where they end."""
     for key in range(0, keys, GROUP):
-        spots[at] = start + pitch * tables_N[block + key // size] + 4 * head_dim * (key % size)
+        spots[at] = start + pitch * tables_N[block + key // size] + line_bytes * (key % size)
         at += 1
     return at
 
 
 @compiled
-def _item(begin_line, end_line, place, keys, group, head_dim, lines, spots, shift, sight_T4, seen_S, sums, tops_PX2,
+def _item(kv, begin_line, end_line, place, keys, group, head_dim, lines, spots, sight_T4, seen_S, sums, tops_PX2,
           pair, scale, softcap, rows, keeps):
     """All tiles of an item: ROWS query heads at a time, against those of its keys that any of them sees."""
     factor, last = LOG2E if softcap > 0 else scale * LOG2E, place + keys
@@ -152,7 +157,7 @@ def _item(begin_line, end_line, place, keys, group, head_dim, lines, spots, shif
             continue
         wide, deep = (end - begin) * GROUP, (min(last, high) - place - begin * GROUP + 3) // 4 * 4
         for at in range(begin, end, VECTORS):
-            scores(count, lines + 8 * (line - begin_line), spots + 8 * at, shift, head_dim,
+            scores(kv, count, lines + 8 * (line - begin_line), spots + 8 * at, kv.strides[2], head_dim,
                    address(rows) + 4 * GROUP * (at - begin))
         hidden = all_low > place + begin * GROUP or all_high < place + end * GROUP
         for at in range(count):
@@ -165,8 +170,8 @@ def _item(begin_line, end_line, place, keys, group, head_dim, lines, spots, shif
             keeps[at] = power((before - top) * factor)
             tops_PX2[pair, line + at, 0] = top
             tops_PX2[pair, line + at, 1] = tops_PX2[pair, line + at, 1] * keeps[at] + soften(row, wide, factor, top)
-        weigh(count, address(rows), address(keeps), spots + 8 * begin, deep, shift, 4 * head_dim, head_dim,
-              sums + 4 * head_dim * line, 4 * head_dim)
+        weigh(kv, count, address(rows), address(keeps), spots + 8 * begin, deep, kv.strides[2], head_dim,
+              sums + 4 * head_dim * line)
 
 
 @compiled

@@ -20,11 +20,12 @@ GROUP = 16  # numbers of a vector, and keys that are scored side by side; on nar
 FEW = 4  # up to so many query heads, memory is what takes time, and is asked for in advance
 ROWS, VECTORS = (8, 2) if has("avx512f") else (4, 1)
 
-_INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_HALF, _INT, _LONG, _FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FLOATS, _INTS = ir.VectorType(_FLOAT, GROUP), ir.VectorType(_INT, GROUP)
 # 2^x on [-1/2, 1/2] to within 8e-8 of itself, highest power first, fitted so that the largest error is least.
 EXP2 = (0.0013276472, 0.0096755413, 0.055507133, 0.2402212, 0.69314697, 1.0000001)
 KEYS = 128  # of a row of scores at most
+LINE = 64  # bytes that come from memory together
 PITCH = 4 * (KEYS + GROUP * VECTORS)  # bytes from one row of scores to the next: the last tile may not be full
 LEAST = -126.0  # smaller exponents of two give 2^-126, which is nothing beside a weight of one
 
@@ -40,6 +41,21 @@ def _floats(value: float) -> ir.Constant:
 def _load(builder: Any, kind: Any, address: Any, beyond: int = 0) -> Any:
     place = builder.inttoptr(builder.add(address, _long(beyond)), kind.as_pointer())
     return builder.load(place, align=8 if kind is _LONG else 4)
+
+
+def _cached(builder: Any, kind: Any, address: Any, beyond: int) -> Any:
+    """The vector of cached numbers so many numbers beyond an address: float32, or bfloat16 held as int16."""
+    if kind is _FLOAT:
+        return _load(builder, _FLOATS, address, 4 * beyond)
+    halves = ir.VectorType(_HALF, GROUP)
+    place = builder.inttoptr(builder.add(address, _long(2 * beyond)), halves.as_pointer())
+    wide = builder.zext(builder.load(place, align=2), _INTS)  # bfloat16 is the upper half of a float32
+    return builder.bitcast(builder.shl(wide, ir.Constant(_INTS, [16] * GROUP)), _FLOATS)
+
+
+def _kind(kv: Any) -> Any:
+    """What a store of this array type holds, as LLVM type."""
+    return _FLOAT if kv.dtype.bitwidth == 32 else _HALF
 
 
 def _store(builder: Any, value: Any, address: Any, beyond: int = 0) -> None:
@@ -123,9 +139,12 @@ def _exp2(builder: Any, x: Any) -> Any:
 
 
 @intrinsic
-def _scores(typing: Any, rows: Any, lines: Any, spots: Any, shift: Any, depth: Any, out: Any) -> Any:
+def _scores(typing: Any, kv: Any, rows: Any, lines: Any, spots: Any, shift: Any, depth: Any, out: Any) -> Any:
+    kind = _kind(kv)
+    size = 4 if kind is _FLOAT else 2
+
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, lines, spots, shift, depth, out = args
+        _, rows, lines, spots, shift, depth, out = args
         keys = [_load(builder, _LONG, spots, 8 * vector) for vector in range(VECTORS)]
         soon = [builder.add(key, shift) for key in keys]
         soon += [_load(builder, _LONG, spots, 8 * vector) for vector in range(VECTORS, 2 * VECTORS)]
@@ -133,30 +152,30 @@ def _scores(typing: Any, rows: Any, lines: Any, spots: Any, shift: Any, depth: A
             heads = [_load(builder, _LONG, lines, 8 * row) for row in range(count)]
 
             def body(index: Any, sums: list[Any], heads: list[Any] = heads, count: int = count) -> list[Any]:
-                at, step = builder.mul(index, _long(4 * GROUP)), builder.mul(index, _long(4))
+                at, step = builder.mul(index, _long(size * GROUP)), builder.mul(index, _long(4))
                 for turn in range(2):
-                    many = [_load(builder, _FLOATS, builder.add(key, at), 4 * GROUP * turn) for key in keys]
+                    many = [_cached(builder, kind, builder.add(key, at), GROUP * turn) for key in keys]
                     ones = [_load(builder, _FLOAT, builder.add(head, step), 4 * turn) for head in heads]
                     sums = _grow(builder, sums, ones, many)
-                    if count <= FEW:
+                    if count <= FEW and size * GROUP * turn % LINE == 0:
                         for place in soon:
-                            _fetch(builder, builder.add(builder.add(place, at), _long(4 * GROUP * turn)))
+                            _fetch(builder, builder.add(builder.add(place, at), _long(size * GROUP * turn)))
                 return sums
 
             for at, total in enumerate(_loop(builder, depth, 2, [_floats(0)] * (count * VECTORS), body)):
                 _store(builder, total, out, PITCH * (at // VECTORS) + 4 * GROUP * (at % VECTORS))
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 6), generate
+    return types.void(kv, *[types.int64] * 6), generate
 
 
 @intrinsic(prefer_literal=True)
-def _weigh(typing: Any, vectors: Any, rows: Any, weights: Any, keeps: Any, spots: Any, keys: Any,
+def _weigh(typing: Any, kv: Any, vectors: Any, rows: Any, weights: Any, keeps: Any, spots: Any, keys: Any,
            shift: Any, value_pitch: Any, out: Any, out_pitch: Any) -> Any:
-    wide = vectors.literal_value
+    wide, kind = vectors.literal_value, _kind(kv)
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        _, rows, weights, keeps, spots, keys, shift, value_pitch, out, out_pitch = args
+        _, _, rows, weights, keeps, spots, keys, shift, value_pitch, out, out_pitch = args
         for count in _every_count(builder, rows):
             places = [builder.add(out, builder.mul(out_pitch, _long(row))) for row in range(count)]
             keep = [_spread(builder, _load(builder, _FLOAT, keeps, 4 * row)) for row in range(count)]
@@ -169,7 +188,7 @@ def _weigh(typing: Any, vectors: Any, rows: Any, weights: Any, keeps: Any, spots
                 value = builder.add(value, builder.mul(builder.urem(index, _long(GROUP)), value_pitch))
                 row = builder.add(weights, builder.mul(index, _long(4)))
                 for turn in range(4):
-                    many = [_load(builder, _FLOATS, value, 4 * GROUP * vector) for vector in range(wide)]
+                    many = [_cached(builder, kind, value, GROUP * vector) for vector in range(wide)]
                     ones = [_load(builder, _FLOAT, row, PITCH * head + 4 * turn) for head in range(count)]
                     sums, value = _grow(builder, sums, ones, many), builder.add(value, value_pitch)
                 return sums
@@ -178,7 +197,7 @@ def _weigh(typing: Any, vectors: Any, rows: Any, weights: Any, keeps: Any, spots
                 _store(builder, total, places[at // wide], 4 * GROUP * (at % wide))
         return context.get_dummy_value()
 
-    return types.void(vectors, *[types.int64] * 9), generate
+    return types.void(kv, vectors, *[types.int64] * 9), generate
 
 
 @intrinsic
@@ -254,30 +273,44 @@ def cap(typing: Any, row: Any, count: Any, factor: Any, softcap: Any) -> Any:
     return types.void(types.int64, types.int64, types.float32, types.float32), generate
 
 
+@intrinsic
+def held(typing: Any, kv: Any, x: Any) -> Any:
+    """A float32 as the store `kv` holds it: as it is, or rounded to the nearest bfloat16."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if _kind(kv) is _FLOAT:
+            return args[1]
+        bits = builder.bitcast(args[1], _INT)
+        odd = builder.and_(builder.lshr(bits, _INT(16)), _INT(1))
+        bits = builder.add(builder.add(bits, _INT(0x7FFF)), odd)
+        return builder.trunc(builder.lshr(bits, _INT(16)), _HALF)
+
+    return kv.dtype(kv, types.float32), generate
+
+
 @compiled
-def scores(rows, lines, spots, shift, depth, out):
-    """Products of `rows` queries with GROUP * VECTORS keys.
+def scores(kv, rows, lines, spots, shift, depth, out):
+    """Products of `rows` queries with GROUP * VECTORS keys of the store `kv`.
 
     lines: address of each query's address. spots: address of the addresses of VECTORS groups of keys, each [depth,
     GROUP], and then of those that come next; their values lie `shift` behind. depth is even. What is needed next is
     asked for where a few query heads leave memory the time.
     """
-    _scores(rows, lines, spots, shift, depth, out)
+    _scores(kv, rows, lines, spots, shift, depth, out)
 
 
 @compiled
-def weigh(rows, weights, keeps, spots, keys, shift, value_pitch, depth, out, out_pitch):
-    """out = keep * out + weights @ values, for `rows` query heads, `keys` keys and `depth` numbers each.
+def weigh(kv, rows, weights, keeps, spots, keys, shift, depth, out):
+    """out = keep * out + weights @ values, for `rows` query heads, `keys` keys of `kv` and `depth` numbers each.
 
     keeps: address of one factor per row. spots: address of the addresses of groups of GROUP keys; their values,
-    [GROUP, depth] with `value_pitch` between keys, lie `shift` behind. keys is a multiple of 4, depth
-    of GROUP.
+    [GROUP, depth], lie `shift` behind. out: [rows, depth]. keys is a multiple of 4, depth of GROUP.
     """
-    done = 0
+    done, size = 0, kv.itemsize
     while depth - done >= GROUP * VECTORS:
-        _weigh(VECTORS, rows, weights, keeps, spots, keys, shift + 4 * done, value_pitch, out + 4 * done,
-               out_pitch)
+        _weigh(kv, VECTORS, rows, weights, keeps, spots, keys, shift + size * done, size * depth, out + 4 * done,
+               4 * depth)
         done += GROUP * VECTORS
     while done < depth:
-        _weigh(1, rows, weights, keeps, spots, keys, shift + 4 * done, value_pitch, out + 4 * done, out_pitch)
+        _weigh(kv, 1, rows, weights, keeps, spots, keys, shift + size * done, size * depth, out + 4 * done, 4 * depth)
         done += GROUP
