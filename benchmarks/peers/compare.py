@@ -74,7 +74,7 @@ def table(rows: Iterable[Row]) -> str:
         key = (row["model"], row["workload"], str(row["new_tokens"]), row["peer"], row["peer_variant"])
         cells[key][row["side"] if row["side"] != "ramify" else f"ramify {row['variant']}"].append(row)
     lines = ["| model | workload | new tokens | peer | its tokens/s | ours | tokens/s | ratio | its peak MB | ours | "
-             "turns |", "|---|---|---|---|---|---|---|---|---|---|---|"]
+             "turns | others' cores |", "|---|---|---|---|---|---|---|---|---|---|---|---|"]
     for (model, workload, tokens, peer, variant), sides in cells.items():
         theirs = sides.pop(peer)
         for ours, own in sides.items():
@@ -82,8 +82,14 @@ def table(rows: Iterable[Row]) -> str:
             peaks = [median(row["peak_bytes"] for row in some) / 1e6 for some in (theirs, own)]
             lines.append(f"| {model} | {workload} | {tokens} | {peer} {variant} | {speeds[0]:.1f} | {ours} | "
                          f"{speeds[1]:.1f} | **{speeds[1] / speeds[0]:.2f}** | {peaks[0]:.0f} | {peaks[1]:.0f} | "
-                         f"{len(theirs)}, {len(own)} |")
+                         f"{len(theirs)}, {len(own)} | {_others([*theirs, *own])} |")
     return "\n".join(lines)
+
+
+def _others(rows: list[Row]) -> str:
+    """How many cores other processes kept busy during a run, at most: a comparison is fair where it is near 0."""
+    watched = [row["others_cores"] for row in rows if "others_cores" in row]
+    return f"{max(watched):.1f}" if len(watched) == len(rows) else "not watched"
 
 
 def report(path: Path) -> str:

@@ -32,14 +32,21 @@ def serve(load: Callable[[Job], Generate], versions: Callable[[], dict[str, str]
     loaded = time.perf_counter() - began
     generate(min(4, job["tokens"]))
     wanted = len(job["prompts"]) * job["samples"] * job["tokens"]
-    began = time.perf_counter()
+    busy, own, began = *processor_seconds(), time.perf_counter()
     written = generate(job["tokens"])
     seconds = time.perf_counter() - began
+    others = (processor_seconds()[0] - busy - (processor_seconds()[1] - own)) / seconds
     if written != wanted:
         raise SystemExit(f"wrote {written} tokens, not {wanted}")
-    json.dump({"seconds": seconds, "loaded_seconds": loaded, "peak_bytes": peak_bytes(), "versions": versions()},
-              answers)
+    json.dump({"seconds": seconds, "loaded_seconds": loaded, "peak_bytes": peak_bytes(),
+               "others_cores": max(0.0, others), "versions": versions()}, answers)
     answers.close()
+
+
+def processor_seconds() -> tuple[float, float]:
+    """What all processes of the machine have computed so far, and what this one has."""
+    user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9])
+    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
 def peak_bytes() -> int:
