@@ -4,11 +4,13 @@ import pytest
 import torch
 from tiny import VOCABULARY
 
+import ramify
 from ramify.cache import BlockPool, BlockTable, KVStore
 from ramify.engine.batch import Row, Tree, flatten
 from ramify.engine.padded import PaddedAttention
 from ramify.engine.paged import PagedAttention, attention_of, rows_of
 from ramify.engine.sequence import Context
+from ramify.errors import OptionError
 from ramify.models.config import parse_config
 
 CONFIG = {"model_type": "llama", "vocab_size": VOCABULARY, "hidden_size": 64, "num_hidden_layers": 2,
@@ -86,3 +88,21 @@ def test_torch_serves_what_kernels_do_not(dtype, block_size):
     texts = Texts(CONFIG)
     store = KVStore(2, 200, block_size, 2, 16, dtype)
     assert isinstance(attention_of(texts.config, store, texts.mixed()), PaddedAttention)
+
+
+def test_halved_keys_and_values_change_little_and_take_half():
+    """Greedy logits of an embedded model, whose cache is read at every step."""
+    answers, sizes = [], []
+    for kv_dtype in (None, "bfloat16"):
+        llm = ramify.load("mini-math", reward=None, kv_dtype=kv_dtype, capacity=512)
+        answers.append(llm.generate("Tom has 3 bags with 6 apples each. He eats 2 apples. How many are left?",
+                                    method="sample", max_tokens=24, temperature=0).text)
+        kv = llm.engine.loop.target.store.kv
+        sizes.append(kv.numel() * kv.element_size())
+    assert answers[0] == answers[1] and sizes[0] == 2 * sizes[1]
+
+
+@pytest.mark.parametrize("options", [{"kv_dtype": "int8"}, {"kv_dtype": "bfloat16", "dtype": "float64"}])
+def test_other_kinds_of_keys_are_refused(options):
+    with pytest.raises(OptionError, match="bfloat16"):
+        ramify.load("mini-math", **options)

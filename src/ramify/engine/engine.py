@@ -16,6 +16,8 @@ from ramify.sampling.draws import CHOICE, Draws, Key, KeyedDraws, mix
 from ramify.types import Result, SamplingParams, check
 
 if TYPE_CHECKING:
+    import torch
+
     from ramify.models import Model
     from ramify.speculative import Speculation
 
@@ -32,12 +34,13 @@ class Engine:
         step_tokens: ids that one step reads at most, per model.
         prefix_cache: remember prompts between requests.
         draws: the random source; `ramify.exact` passes its own.
+        kv_dtype: what every model's keys and values are rounded to; None keeps the model's type.
     """
 
     def __init__(self, target: Model, *, capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048,
-                 prefix_cache: bool = True, draws: Draws | None = None) -> None:
+                 prefix_cache: bool = True, draws: Draws | None = None, kv_dtype: torch.dtype | None = None) -> None:
         self.target = target
-        runner = Runner(target, "target", capacity or default_capacity(target), block_size, prefix_cache)
+        runner = Runner(target, "target", capacity or default_capacity(target), block_size, prefix_cache, kv_dtype)
         self.loop = Loop(runner, Scheduler(step_tokens), draws or KeyedDraws())
         self._count = 0
 

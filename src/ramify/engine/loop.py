@@ -59,7 +59,7 @@ class Loop:
         key = (id(model), role)
         if key not in self._runners:
             self._runners[key] = Runner(model, role, self.target.capacity, self.target.pool.block_size,
-                                        self.target.prefixes is not None)
+                                        self.target.prefixes is not None, self.target.kv_dtype)
         return self._runners[key]
 
     def step(self) -> list[Request]:

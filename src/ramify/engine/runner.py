@@ -26,13 +26,15 @@ class Runner:
         capacity: KV tokens that its cache may hold, rounded down to whole blocks.
         block_size: tokens per block.
         prefix_cache: whether prompts are remembered between requests.
+        kv_dtype: what keys and values are rounded to; None keeps the model's type.
     """
 
-    def __init__(self, model: Model, role: Role, capacity: int, block_size: int, prefix_cache: bool = True) -> None:
-        self.model, self.role, config = model, role, model.decoder.config
+    def __init__(self, model: Model, role: Role, capacity: int, block_size: int, prefix_cache: bool = True,
+                 kv_dtype: torch.dtype | None = None) -> None:
+        self.model, self.role, self.kv_dtype, config = model, role, kv_dtype, model.decoder.config
         self.pool = BlockPool(max(1, capacity // block_size), block_size)
         self.store = KVStore(config.num_layers, self.pool.num_blocks, block_size, config.num_kv_heads,
-                             config.head_dim, model.dtype)
+                             config.head_dim, kv_dtype or model.dtype)
         self.prefixes = PrefixCache(self.pool) if prefix_cache else None
         self.tokens_seen = 0
         self._flops = model.decoder.flops(1, 0), model.decoder.flops(0, 1)
