@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 READ_BYTES = 256 * 2**20  # beyond every cache
 SIDE = 2048  # of the square matrices that are multiplied
-REPEATS = 5
+REPEATS = 9
 
 
 @dataclass(slots=True, frozen=True)
 class Limits:
-    """Rates that no program on this machine passes by much: medians of short loops over all threads of torch.
+    """Rates that no program on this machine passes by much: the fastest of short loops over all threads of torch, as
+    others who use the machine can only slow them down.
 
     read: bytes per second from memory. multiply: float32 operations per second of a matrix product.
     multiply_int8: the same for 8-bit integers.
@@ -29,7 +29,10 @@ class Limits:
 
 
 def measure_limits(read_bytes: int = READ_BYTES, side: int = SIDE, repeats: int = REPEATS) -> Limits:
-    """Read a large array and multiply square matrices. Takes about a second and twice `read_bytes` at most."""
+    """Read a large array, summed or as the matrix of a product with a vector, and multiply square matrices.
+
+    Takes a second or two.
+    """
     import torch
 
     def seconds(work: Callable[[], object]) -> float:
@@ -39,10 +42,10 @@ def measure_limits(read_bytes: int = READ_BYTES, side: int = SIDE, repeats: int 
             began = time.perf_counter()
             work()
             took.append(time.perf_counter() - began)
-        return median(took)
+        return min(took)
 
-    numbers = torch.ones(read_bytes // 4)
-    read = seconds(numbers.sum)
+    numbers, vector = torch.ones(read_bytes // (4 * side), side), torch.ones(side)
+    read = min(seconds(numbers.sum), seconds(lambda: numbers @ vector))
     del numbers
     a = torch.ones(side, side)
     multiply = seconds(lambda: a @ a)
