@@ -46,7 +46,6 @@ def measure_limits(read_bytes: int = READ_BYTES, side: int = SIDE, repeats: int 
 
     numbers, vector = torch.ones(read_bytes // (4 * side), side), torch.ones(side)
     read = min(seconds(numbers.sum), seconds(lambda: numbers @ vector))
-    del numbers
     a = torch.ones(side, side)
     multiply = seconds(lambda: a @ a)
     small = torch.ones(side, side, dtype=torch.int8)
