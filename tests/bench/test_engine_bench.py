@@ -99,6 +99,18 @@ def test_costs_of_every_model_that_works():
     assert set(measure_costs(llm, budget=0).by_model) == {llm.model}
 
 
+def test_the_grid_tells_shared_from_own_positions():
+    llm, seen = small_llm("none"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ramify.bench.costs.fit", lambda measured: seen.extend(measured) or fit(measured))
+        measure_costs(llm, budget=0)
+    steps = {step for _, step, _ in seen}
+    assert {step.rows for step in steps} == {1, 4, 16, 32, 64} and max(step.ids for step in steps) >= 64
+    [own] = {step for step in steps if step.rows == step.ids == 16 and step.pairs == 16 * (24 + 96 + 1)}
+    [shared] = {step for step in steps if step.rows == step.ids == 32 and step.pairs == 32 * (256 + 1)}
+    assert own.cached > 16 * 96 and shared.cached == 256 + 32 * 16  # a block of its own for each
+
+
 def test_costs_of_a_model_with_a_long_template(monkeypatch):
     llm = small_llm("none")
     encode = type(TOKENIZER).encode_prompt

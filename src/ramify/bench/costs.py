@@ -29,9 +29,19 @@ ROUNDS = 3
 TOKENS = 5  # of every candidate: each is a step
 SHORTEST = 8  # tokens of a prompt, beyond the chat template's
 CLOSING = 32  # more tokens than a chat template ends a turn with, for rewards
-# One prompt read and forked, and different prompts side by side: what is shared and what is not.
-GRID = (Workload("short", 1, 24, 1, TOKENS), Workload("wide", 1, 24, 64, TOKENS), Workload("long", 1, 256, 4, TOKENS),
-        Workload("both", 1, 256, 32, TOKENS), Workload("apart", 12, 64, 1, TOKENS))
+
+
+@dataclass(slots=True, frozen=True)
+class Probe:
+    """A search to measure: `rows` candidates of a prompt of `length` tokens, `given` tokens of each already there."""
+
+    length: int
+    rows: int
+    given: int = 0
+
+
+# Rows and positions, few and many; what all share, and what each has for itself.
+GRID = (Probe(24, 1), Probe(24, 64), Probe(256, 4), Probe(256, 32), Probe(24, 16, given=96))
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -76,18 +86,17 @@ def measure_costs(llm: LLM, reward: Reward | None = None, *, budget: float = BUD
     are over, but at least once. A step's cost is that of the whole engine step, drawing tokens and Python included, of
     the fastest repeat.
     """
-    grid = [_fitting(workload, llm.model) for workload in GRID]
-    engine = Engine(llm.model, capacity=max(workload.rows * (workload.positions + CLOSING) for workload in grid),
-                    prefix_cache=False)
-    texts = {workload: random_texts(workload, llm.model.tokenizer, 0) for workload in grid}
-    for workload in grid[:2]:  # first calls are slower: kernels load, memory is touched
-        _run(engine, workload, texts[workload], reward)
+    grid = [_fitting(probe, llm.model) for probe in GRID]
+    room = max(probe.rows * (probe.length + probe.given + TOKENS + CLOSING) for probe in grid)
+    engine = Engine(llm.model, capacity=room, prefix_cache=False)
+    for probe in grid[:2]:  # first calls are slower: kernels load, memory is touched
+        _run(engine, probe, reward)
     seen: list[tuple[Model, Step, float]] = []
     began = clock()
     for _ in range(ROUNDS):
-        for workload in grid:
+        for probe in grid:
             with Watch(engine, clock) as watch:
-                _run(engine, workload, texts[workload], reward)
+                _run(engine, probe, reward)
             seen += [(turn.forwards[0].model, turn.forwards[0].step, turn.seconds) for turn in watch.turns
                      if len(turn.forwards) == 1]
         if clock() - began > budget:
@@ -105,26 +114,25 @@ def fit(seen: list[tuple[Model, Step, float]]) -> Costs:
     return Costs(by_model, median(errors), max(errors))
 
 
-def _fitting(workload: Workload, model: Model) -> Workload:
-    """With prompts that hold the chat template, and answers that the context holds."""
+def _fitting(probe: Probe, model: Model) -> Probe:
+    """With a prompt that holds the chat template, and answers that the context holds."""
     least = len(model.tokenizer.encode_prompt("a")) + SHORTEST
-    longest = model.decoder.config.max_positions - workload.tokens - CLOSING
-    return replace(workload, length=min(max(workload.length, least), longest))
+    positions = model.decoder.config.max_positions
+    given = min(probe.given, positions // 4)
+    return replace(probe, given=given, length=min(max(probe.length, least), positions - given - TOKENS - CLOSING))
 
 
-def _run(engine: Engine, workload: Workload, texts: list[str], reward: Reward | None) -> None:
-    params = SamplingParams(max_tokens=workload.tokens, ignore_eos=True)
+def _run(engine: Engine, probe: Probe, reward: Reward | None) -> None:
+    tokenizer = engine.target.tokenizer
+    [text] = random_texts(Workload("probe", 1, probe.length, probe.rows, TOKENS), tokenizer, 0)
 
     def search(prompt: Prompt) -> Generator[Any, Any, Sequence]:
-        alive = yield Fork(prompt, workload.samples)
+        alive = yield Fork(prompt, probe.rows)
+        for sequence in alive:
+            sequence.tokens += tokenizer.encode("a")[-1:] * probe.given
         yield Extend(alive)
         if reward is not None:
             yield Score(alive, reward)
         return alive[0]
 
-    requests = [engine.submit(text, search, params, seed=at) for at, text in enumerate(texts)]
-    while not all(request.finished for request in requests):
-        engine.step()
-    for request in requests:
-        if request.error is not None:
-            raise request.error
+    engine.result(text, search, SamplingParams(max_tokens=probe.given + TOKENS, ignore_eos=True))
