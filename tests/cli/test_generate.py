@@ -174,6 +174,8 @@ def test_the_trace_tells_the_run(generate, ramify, tmp_path):
     (["hi", "--method", "best"], "a method among"), (["hi", "--set", "alpha=1"], "an option of best_of_n"),
     (["hi", "--set", "top_p=2"], "top_p in (0, 1]"), (["hi", "--prompts"], "requires an argument"),
     (["hi", "--method", "sample"], "a method that takes a reward"), (["hi", "--dtype", "int8"], "a dtype among"),
+    (["hi", "--executor", "fast"], "an executor among"),
+    (["hi", "--executor", "int8", "--dtype", "float64"], "float32 weights"),
     (["hi", "--frobnicate"], "No such option"), (["--prompts", "missing.jsonl"], "No such file"),
 ])
 def test_mistakes_end_with_2_and_a_reason(generate, args, message):
