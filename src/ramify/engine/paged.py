@@ -35,7 +35,7 @@ class PagedAttention:
     """The attention of one step by kernels: writes new keys and values, then reads each row's blocks.
 
     Called by the decoder once per layer with (layer, q_THd, k_TGd, v_TGd); returns o_THd. A decoder that runs all
-    its layers in one call takes `pages` instead. Planning costs some 50 microseconds for 64 rows.
+    its layers in one call takes `pages` instead. Planning a step of 64 rows costs some 0.2 milliseconds.
     """
 
     def __init__(self, config: ModelConfig, store: KVStore, rows: list[Row]) -> None:
