@@ -1,9 +1,12 @@
-"""How an answer ends: a model that always spells the same word shows where."""
+"""How an answer ends: a model that always spells the same word shows where. What rows are drawn from."""
 
 import pytest
+import torch
 
-from ramify.engine import Engine, Extend, Fork
+from ramify.engine import Engine, Extend, Fork, growth
+from ramify.engine.sequence import Prompt
 from ramify.exact import tabular_model
+from ramify.sampling.transforms import probabilities
 from ramify.types import SamplingParams
 
 WORD = "abcabcdab"
@@ -63,3 +66,19 @@ def test_no_tokens_means_none():
 
     engine = Engine(tabular_model(8, table=speller), capacity=64)
     assert engine.result("g", search, SamplingParams(max_tokens=12)).text == WORD[:3]
+
+
+@pytest.mark.parametrize(("options", "passes"), [
+    ([{}, {}, {}], 1), ([{}, {"temperature": 0.5}, {}], 2),
+    ([{"repetition_penalty": 1.1}] * 2, 2), ([{"logit_bias": {1: 2.0}}, {"logit_bias": {1: 3.0}}], 2)], ids=str)
+def test_rows_whose_options_do_the_same_are_transformed_together(options, passes, monkeypatch):
+    """Each row is what it is alone; one pass for every kind of options."""
+    calls = []
+    monkeypatch.setattr(growth, "probabilities", lambda *args: calls.append(1) or probabilities(*args))
+    prompts = [Prompt([1, 2], "", SamplingParams(**each), None, None, 0) for each in options]
+    logits_RV, answers = torch.randn(len(options), 5, generator=torch.Generator().manual_seed(0)), [[1], [2, 2], [3]]
+    together = growth.distributions(prompts, logits_RV, lambda row: answers[row])
+    assert len(calls) == passes
+    for row, prompt in enumerate(prompts):
+        [alone] = probabilities(logits_RV[row : row + 1], prompt.params, [answers[row]], prompt.ids)
+        torch.testing.assert_close(together[row], alone)

@@ -109,7 +109,7 @@ def test_a_draft_may_be_drawn_without_the_options_of_sampling(monkeypatch):
 
 
 def test_a_target_that_forgets_the_options_of_sampling_is_caught(monkeypatch):
-    monkeypatch.setattr("ramify.engine.speculation.distributions", lambda owners, logits_RV, rows: raw(logits_RV))
+    monkeypatch.setattr("ramify.engine.speculation.distributions", lambda prompts, logits_RV, answer: raw(logits_RV))
     assert law_error("token", "top-k") > 1e-3
 
 

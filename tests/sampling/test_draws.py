@@ -72,7 +72,8 @@ def test_keys_name_their_numbers_apart():
 
 
 def test_numbers_of_many_keys_at_once_are_those_of_each():
-    keys = [Key(mix(seed), position, purpose) for seed in range(5) for position in (0, 7, 2**40) for purpose in (0, 1004)]
+    keys = [Key(mix(seed), position, purpose) for seed in range(5) for position in (0, 7, 2**40)
+            for purpose in (0, 1004)]
     keys.append(Key(2**64 - 1, 0))
     assert uniforms(keys).tolist() == [uniform(key) for key in keys]
     assert len(keys) > FEW and uniforms(keys[:3]).tolist() == [uniform(key) for key in keys[:3]]

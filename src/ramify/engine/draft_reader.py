@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ramify.engine.batch import Tree
+from ramify.engine.growth import distributions
 from ramify.engine.jobs import Job
 from ramify.engine.reading import agree
 from ramify.engine.runner import rows_of
-from ramify.engine.speculation import distributions, fit_vocabulary
+from ramify.engine.speculation import fit_vocabulary
 from ramify.speculative.drafter import Ask, Seen
 from ramify.speculative.proposal import Path, Proposal
 from ramify.speculative.translation import translation
@@ -162,5 +163,6 @@ class Reader:
 
     def _distributions(self, asks: Sequence[tuple[Ask, Sequence[Path]]], logits_RV: Tensor) -> Tensor:
         logits_RV = fit_vocabulary(logits_RV, self.loop.target.model.decoder.config.vocab_size)
-        owners = [self.branches[ask].job.request for ask, paths in asks for _ in paths]
-        return distributions(owners, logits_RV, [(ask.answer, path) for ask, paths in asks for path in paths])
+        rows = [(ask, path) for ask, paths in asks for path in paths]
+        return distributions([self.branches[ask].job.request.prompt for ask, _ in rows], logits_RV,
+                             lambda row: rows[row][0].answer + list(rows[row][1]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -159,12 +158,6 @@ class Loop:
             logprobs_QV = runner.model.decoder.logits(hidden_QD[skip:]).log_softmax(-1)
             known += logprobs_QV.gather(-1, torch.tensor(follow)[:, None])[:, 0].tolist()
 
-    def _grow(self, jobs: Iterable[Job], logits_RV: Tensor) -> None:
+    def _grow(self, jobs: list[Job], logits_RV: Tensor) -> None:
         """Sample one token for every row and commit it."""
-        by_params: dict[int, list[tuple[int, Job]]] = defaultdict(list)
-        for row, job in enumerate(jobs):
-            by_params[id(job.request.prompt)].append((row, job))
-        for members in by_params.values():
-            rows = [row for row, _ in members]
-            sample([job for _, job in members], logits_RV[rows] if len(by_params) > 1 else logits_RV,
-                   self.draws, self.target.model.tokenizer)
+        sample(jobs, logits_RV, self.draws, self.target.model.tokenizer)

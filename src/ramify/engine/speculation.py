@@ -5,7 +5,6 @@ p is the draft's distribution, q the target's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,16 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ramify.engine.batch import Tree
-from ramify.engine.growth import commit
+from ramify.engine.growth import commit, distributions
 from ramify.engine.jobs import Job
 from ramify.sampling.draws import ACCEPT, Draws, Key
-from ramify.sampling.transforms import has_penalties, probabilities
-from ramify.speculative.proposal import Path, Proposal
+from ramify.speculative.proposal import Proposal
 from ramify.speculative.verify import Verdict
 
 if TYPE_CHECKING:
     from ramify.engine.draft_reader import Branch, Drafts
-    from ramify.engine.request import Request
     from ramify.models import Tokenizer
 
 
@@ -30,24 +27,6 @@ def fit_vocabulary(logits_RV: Tensor, size: int) -> Tensor:
     """Logits over the first `size` tokens: rows padded in training are cut off, tokens that are missing impossible."""
     missing = size - logits_RV.shape[-1]
     return F.pad(logits_RV, (0, missing), value=-torch.inf) if missing > 0 else logits_RV[:, :size]
-
-
-def distributions(owners: Sequence[Request], logits_RV: Tensor, rows: Sequence[tuple[list[int], Path]]) -> Tensor:
-    """What is sampled from after each (answer, path) of its owner, with that request's own transforms: p_RV or q_RV."""
-    requests = dict.fromkeys(owners)
-    if len(requests) == 1:
-        return _distribution(owners[0], logits_RV, rows)
-    probs_RV = torch.empty_like(logits_RV)
-    for request in requests:
-        mine = [at for at, owner in enumerate(owners) if owner is request]
-        probs_RV[mine] = _distribution(request, logits_RV[mine], [rows[at] for at in mine])
-    return probs_RV
-
-
-def _distribution(request: Request, logits_RV: Tensor, rows: Sequence[tuple[list[int], Path]]) -> Tensor:
-    params = request.prompt.params
-    answers = [answer + list(path) for answer, path in rows] if has_penalties(params) else None
-    return probabilities(logits_RV, params, answers, request.prompt.ids)
 
 
 def verify_tree(proposal: Proposal, base: int) -> Tree | None:
@@ -67,9 +46,9 @@ def settle(drafted: list[Job], drafts: Drafts, logits_TV: Tensor, draws: Draws, 
     logits_TV: after the last committed id and each node of the proposals, row after row.
     """
     sizes = [1 + len(drafts[job][0]) for job in drafted]
-    owners = [job.request for job, size in zip(drafted, sizes, strict=True) for _ in range(size)]
-    rows = [(job.sequence.tokens, path) for job in drafted for path in ((), *drafts[job][0].paths)]
-    q_TV = distributions(owners, logits_TV, rows)
+    rows = [(job.sequence, path) for job in drafted for path in ((), *drafts[job][0].paths)]
+    q_TV = distributions([sequence.prompt for sequence, _ in rows], logits_TV,
+                         lambda row: rows[row][0].tokens + list(rows[row][1]))
     verdicts, places, tokens, first = [], [], [], 0
     for job, size in zip(drafted, sizes, strict=True):
         proposal, sequence, speculation = drafts[job][0], job.sequence, job.request.speculation
