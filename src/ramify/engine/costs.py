@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict, deque
 from statistics import median
 from typing import TYPE_CHECKING
@@ -49,13 +50,13 @@ class StepCosts:
         sizes = list(table)
         if not sizes or sizes[0] > 2 * ids:
             return None
-        below = max((size for size in sizes if size <= ids), default=sizes[0])
-        above = min((size for size in sizes if size >= ids), default=sizes[-1])
-        if above <= below:  # a size that was seen, or one outside of all
-            low, high = sizes[0], sizes[-1]
-            beyond = max(0, ids - high) / (high - low) if high > low else 0.0
-            return table[above] + beyond * (table[high] - table[low])
-        return table[below] + (ids - below) / (above - below) * (table[above] - table[below])
+        at = bisect_left(sizes, ids)
+        if 0 < at < len(sizes):
+            low, high = sizes[at - 1], sizes[at]
+            return table[low] + (ids - low) / (high - low) * (table[high] - table[low])
+        low, high = sizes[0], sizes[-1]  # outside of all that were seen
+        beyond = max(0, ids - high) / (high - low) if high > low else 0.0
+        return table[high if at else low] + beyond * (table[high] - table[low])
 
 
 def _size(ids: int) -> int:

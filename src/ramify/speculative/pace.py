@@ -10,6 +10,7 @@ from ramify.speculative.stopping import AcceptanceRates, best_length
 LONGEST = 16  # tokens that a measured pace drafts at most
 PROBE = 1 / 32, 1 / 512  # share of the time that trying a token may take: at first, and after several that did not pay
 HORIZON = 64  # tokens of an answer within which reading what came before must have paid
+REST = 8  # steps for which a decision against drafting stands, unless rows end: asking anew takes time too
 PLAIN = 64  # every so many steps nothing is drafted, to measure what a draft must beat
 
 
@@ -70,11 +71,15 @@ class MeasuredPace:
         self._longest = 1
         self._steps = 0
         self._idle, self._share = 0.0, PROBE[0]
+        self._resting, self._rows = 0, 0
 
     def length(self, rows: int, ids: int, costs: Costs) -> int:
         """See `Pace`. Never beyond twice the longest draft so far: what longer ones cost is not known yet."""
-        plain, step = costs.target(ids), costs.draft(rows)
         self._steps += 1
+        if self._resting and rows >= self._rows:
+            self._resting -= 1
+            return 0
+        plain, step = costs.target(ids), costs.draft(rows)
         if plain is None or self._steps % PLAIN == 0:
             return 0
         most = min(LONGEST, 2 * self._longest)
@@ -87,7 +92,8 @@ class MeasuredPace:
             self._idle, self._share = 0.0, PROBE[0]
             return best
         # Where drafting does not pay nothing is learnt: one token is tried when that costs little of the time since.
-        self._idle += plain
+        self._idle += REST * plain
+        self._resting, self._rows = REST - 1, rows
         if self._idle * self._share < late + step + (costs.target(ids + rows) or plain) - plain:
             return 0
         self._idle, self._share = 0.0, max(self._share / 2, PROBE[1])
