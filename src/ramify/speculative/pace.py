@@ -67,7 +67,7 @@ class MeasuredPace:
     """
 
     def __init__(self) -> None:
-        self._rates = AcceptanceRates(LONGEST)
+        self._rates = AcceptanceRates(LONGEST, decay=0.95)  # texts change: it remembers some 20 drafts
         self._longest = 1
         self._steps = 0
         self._idle, self._share = 0.0, PROBE[0]
