@@ -61,4 +61,3 @@ class KVStore:
         """Copy whole blocks, (from, to), in every layer."""
         source, target = torch.tensor(pairs, device=self.kv.device).T
         self.kv[target] = self.kv[source]
-

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ramify import errors
-from ramify.cli.output import notes, say_json, screen
+from ramify.cli.output import keep_picture, notes, say_json, screen
 from ramify.errors import OptionError, RamifyError
 
 if TYPE_CHECKING:
@@ -60,10 +60,8 @@ def engine(
         _show(report)
     if plot is not None:
         from ramify.bench.engine_report import draw
-        from ramify.bench.plot import write
 
-        write(plot.with_suffix(".png"), draw(report))
-        notes().print(f"wrote {plot.with_suffix('.png')}")
+        keep_picture(plot, draw(report))
 
 
 def _measure(shared: Row, wanted: list[Workload], repeats: int, seed: int, may_skip: bool) -> Row:

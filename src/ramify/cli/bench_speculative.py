@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ramify.cli.output import notes, say_json, screen
+from ramify.cli.output import keep_picture, notes, say_json, screen
 from ramify.errors import OptionError
 
 if TYPE_CHECKING:
@@ -57,11 +57,9 @@ def speculative(
     else:
         _show(report)
     if plot is not None:
-        from ramify.bench.plot import write
         from ramify.bench.speculative_plot import draw
 
-        write(plot.with_suffix(".png"), draw(report))
-        notes().print(f"wrote {plot.with_suffix('.png')}")
+        keep_picture(plot, draw(report))
 
 
 def _cells(lengths: str, verifiers: str, tree: str) -> list[Cell]:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -47,6 +48,15 @@ def screen() -> Console:
 def notes() -> Console:
     """Standard error: progress, notes and warnings."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def keep_picture(path: Path, png: bytes) -> None:
+    """Write a picture as path.png and say so. Raises `StorageError`."""
+    from ramify.bench.plot import write
+
+    path = path.with_suffix(".png")
+    write(path, png)
+    notes().print(f"wrote {path}")
 
 
 def complain(error: RamifyError, about: str = "") -> None:
