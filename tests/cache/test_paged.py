@@ -183,7 +183,7 @@ class Forgets(PrefixCache):
         nodes = self._nodes()[:count]
         for node in nodes:
             self.pool.release(node.block)
-            node.parent.drop(node)
+            node.parent.children.remove(node)
         return len(nodes)
 
 

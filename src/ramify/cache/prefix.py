@@ -7,7 +7,9 @@ the first write, like any partial block.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from ramify.cache.blocks import BlockPool
 from ramify.cache.table import BlockTable
@@ -19,13 +21,19 @@ class _Node:
     block: int
     parent: _Node | None
     used: int = 0
-    children: dict[int, list[_Node]] = field(default_factory=dict)  # by their first token
+    children: list[_Node] = field(default_factory=list)  # in the order of their tokens
 
-    def drop(self, child: _Node) -> None:
-        siblings = self.children[child.tokens[0]]
-        siblings.remove(child)
-        if not siblings:
-            del self.children[child.tokens[0]]
+    def place(self, tokens: tuple[int, ...]) -> int:
+        """Where a child of these tokens stands, or would. What agrees longest with them stands there or before."""
+        return bisect_left(self.children, tokens, key=_tokens)
+
+    def nearest(self, tokens: tuple[int, ...]) -> _Node | None:
+        """The child that agrees longest with `tokens`, in a time that hardly grows with how many there are."""
+        at = self.place(tokens)
+        return max(self.children[max(0, at - 1) : at + 1], key=lambda child: _agree(child.tokens, tokens), default=None)
+
+
+_tokens = attrgetter("tokens")
 
 
 def _agree(left: tuple[int, ...], right: tuple[int, ...]) -> int:
@@ -53,13 +61,13 @@ class PrefixCache:
         self._clock += 1
         while length < len(tokens):
             piece = tuple(tokens[length : length + size])
-            near = max(node.children.get(piece[0], ()), key=lambda child: _agree(child.tokens, piece), default=None)
-            if near is None:
+            near = node.nearest(piece)
+            if near is None or not (agreed := _agree(near.tokens, piece)):
                 break
             near.used = self._clock
             self.pool.share(near.block)
             blocks.append(near.block)
-            length += (agreed := _agree(near.tokens, piece))
+            length += agreed
             if agreed < size:
                 break
             node = near
@@ -71,14 +79,14 @@ class PrefixCache:
         self._clock += 1
         for at in range(0, len(tokens), size):
             piece = tuple(tokens[at : at + size])
-            siblings = node.children.setdefault(piece[0], [])
+            place = node.place(piece)
+            found = node.children[place] if place < len(node.children) else None
             # A partial last block that is remembered with more tokens already has nothing to add, and a block that
             # two nodes held could never be given up.
-            found = next((child for child in siblings if child.tokens[: len(piece)] == piece), None)
-            if found is None:
+            if found is None or found.tokens[: len(piece)] != piece:
                 found = _Node(piece, table.blocks[at // size], node)
                 self.pool.share(found.block)
-                siblings.append(found)
+                node.children.insert(place, found)
             elif found.tokens == piece and self.pool.refs[found.block] == 1 and found.block != table.blocks[at // size]:
                 # Computed again by somebody who could not wait for it: one copy is enough.
                 self.pool.release(found.block)
@@ -97,7 +105,7 @@ class PrefixCache:
             for leaf in sorted(leaves, key=lambda node: node.used)[: count - freed]:
                 self.pool.release(leaf.block)
                 if leaf.parent is not None:
-                    leaf.parent.drop(leaf)
+                    leaf.parent.children.remove(leaf)
                 freed += 1
         return freed
 
@@ -110,7 +118,7 @@ class PrefixCache:
     def _nodes(self) -> list[_Node]:
         found, stack = [], [self._root]
         while stack:
-            for siblings in stack.pop().children.values():
-                found += siblings
-                stack += siblings
+            children = stack.pop().children
+            found += children
+            stack += children
         return found

@@ -35,7 +35,10 @@ def draft(loop: Loop, planned: list[tuple[Job, int]]) -> Drafts:
     for speculation, jobs in growing.items():
         length = lengths[speculation.pace]
         jobs[0].request.emit("draft", rows=len(jobs), length=length)
-        waiting[speculation.drafter] |= {_ask(job, length): job for job in jobs if length}
+        if length:
+            waiting[speculation.drafter] |= {_ask(job, length): job for job in jobs}
+    if not waiting:
+        return {}
     room = _Room(loop, planned)
     drafts: Drafts = {}
     for drafter, asks in waiting.items():
