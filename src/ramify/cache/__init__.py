@@ -6,7 +6,7 @@ remembers prompts. `plain.PlainCache` is the reference twin that tests compare a
 
 from ramify.cache.blocks import BlockPool, OutOfBlocks
 from ramify.cache.prefix import PrefixCache
-from ramify.cache.store import KVStore
+from ramify.cache.store import DTYPES, KVStore, bytes_per_token
 from ramify.cache.table import BlockTable
 
-__all__ = ["BlockPool", "BlockTable", "KVStore", "OutOfBlocks", "PrefixCache"]
+__all__ = ["BlockPool", "BlockTable", "DTYPES", "KVStore", "OutOfBlocks", "PrefixCache", "bytes_per_token"]
