@@ -31,7 +31,7 @@ GOLDEN = (5**0.5 - 1) / 2
 class IdleDecoder:
     """Answers as a decoder does, with the FLOPs of `decoder`, and computes nothing. It always writes `word`."""
 
-    dtype, kv_bytes_per_token = torch.float32, 8
+    dtype, kv_bytes_per_token, fused = torch.float32, 8, None
 
     def __init__(self, decoder: Decoder, word: int) -> None:
         self.word = word

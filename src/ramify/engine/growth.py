@@ -9,25 +9,34 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ramify.sampling.draws import TOKEN, Draws, Key
-from ramify.sampling.transforms import has_penalties, probabilities
+from ramify.engine.runner import rows_of
+from ramify.sampling.draws import TOKEN, Draws, Key, KeyedDraws, uniforms
+from ramify.sampling.transforms import has_penalties, is_plain, probabilities
 
 if TYPE_CHECKING:
     from ramify.engine.jobs import Job
     from ramify.engine.sequence import Prompt, Sequence
-    from ramify.models import Tokenizer
+    from ramify.models import Model, Tokenizer
 
 
-def sample(jobs: list[Job], logits_RV: Tensor, draws: Draws, tokenizer: Tokenizer) -> None:
+def sample(jobs: list[Job], logits_RV: Tensor, draws: Draws, model: Model) -> None:
     """Draw and commit one token for every job."""
-    probs_RV = distributions([job.sequence.prompt for job in jobs], logits_RV, lambda row: jobs[row].sequence.tokens)
-    keys = [Key(job.sequence.stream, len(job.sequence.tokens), TOKEN) for job in jobs]
-    tokens = draws.categorical(probs_RV, keys)
-    token_R1 = torch.tensor(tokens, device=logits_RV.device)[:, None]
-    logprob_R = logits_RV.log_softmax(-1).gather(-1, token_R1)[:, 0].tolist()
-    for job, token, logprob in zip(jobs, tokens, logprob_R, strict=True):
-        job.grow -= 1
-        commit(job.sequence, token, logprob, tokenizer)
+    prompts, keys = [job.sequence.prompt for job in jobs], [_key(job.sequence) for job in jobs]
+    for rows in _alike(prompts):
+        params, some_RV, some = prompts[rows[0]].params, rows_of(logits_RV, rows), [keys[row] for row in rows]
+        if model.decoder.fused is not None and is_plain(params) and isinstance(draws, KeyedDraws):
+            from ramify.models.kernels.draw import draw
+
+            drawn = draw(some_RV.numpy(), params.temperature, uniforms(some))
+            tokens, logprobs = (numbers.tolist() for numbers in drawn)
+        else:
+            probs_RV = _transformed(prompts[rows[0]], some_RV, rows, lambda row: jobs[row].sequence.tokens)
+            tokens = draws.categorical(probs_RV, some)
+            token_R1 = torch.tensor(tokens, device=some_RV.device)[:, None]
+            logprobs = some_RV.log_softmax(-1).gather(-1, token_R1)[:, 0].tolist()
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            jobs[row].grow -= 1
+            commit(jobs[row].sequence, token, logprob, model.tokenizer)
 
 
 def distributions(prompts: list[Prompt], logits_RV: Tensor, answer: Callable[[int], list[int]]) -> Tensor:
@@ -35,16 +44,26 @@ def distributions(prompts: list[Prompt], logits_RV: Tensor, answer: Callable[[in
 
     answer: what stands before a row's token, asked for penalties only. Costs one pass per kind of options.
     """
-    rows_of: dict[Hashable, list[int]] = defaultdict(list)
-    kinds = {id(prompt): _kind(prompt) for prompt in prompts}
-    for row, prompt in enumerate(prompts):
-        rows_of[kinds[id(prompt)]].append(row)
-    if len(rows_of) == 1:
+    kinds = _alike(prompts)
+    if len(kinds) == 1:
         return _transformed(prompts[0], logits_RV, range(len(prompts)), answer)
     probs_RV = torch.empty_like(logits_RV)
-    for rows in rows_of.values():
+    for rows in kinds:
         probs_RV[rows] = _transformed(prompts[rows[0]], logits_RV[rows], rows, answer)
     return probs_RV
+
+
+def _key(sequence: Sequence) -> Key:
+    return Key(sequence.stream, len(sequence.tokens), TOKEN)
+
+
+def _alike(prompts: list[Prompt]) -> list[list[int]]:
+    """The rows whose prompts have one kind of options, for each kind."""
+    kinds = {id(prompt): _kind(prompt) for prompt in prompts}
+    alike: dict[Hashable, list[int]] = defaultdict(list)
+    for row, prompt in enumerate(prompts):
+        alike[kinds[id(prompt)]].append(row)
+    return list(alike.values())
 
 
 def _kind(prompt: Prompt) -> Hashable:

@@ -160,4 +160,4 @@ class Loop:
 
     def _grow(self, jobs: list[Job], logits_RV: Tensor) -> None:
         """Sample one token for every row and commit it."""
-        sample(jobs, logits_RV, self.draws, self.target.model.tokenizer)
+        sample(jobs, logits_RV, self.draws, self.target.model)

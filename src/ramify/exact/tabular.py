@@ -50,7 +50,7 @@ class Letters:
 class TabularDecoder:
     """A decoder whose logits are log(table(prefix)), the prefix being prompt and answer so far."""
 
-    dtype = torch.float64
+    dtype, fused = torch.float64, None
 
     kv_bytes_per_token = 16
     num_parameters = 1

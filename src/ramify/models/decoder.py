@@ -6,7 +6,8 @@ K rows picked by the caller.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +25,14 @@ Turns = tuple[Tensor, Tensor] | None  # cosines and signed sines of the position
 
 
 class Attend(Protocol):
-    """How tokens look at each other: the decoder does not know where keys and values are kept."""
+    """How tokens look at each other: the decoder does not know where keys and values are kept.
+
+    One over a cache that kernels can read and write by themselves also has `pages()`: the step's slots, its plans by
+    window, and the store.
+    """
 
     def __call__(self, layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
         """o_THd; positions are already in q and k."""
-
-
-@runtime_checkable
-class Paged(Attend, Protocol):
-    """An `Attend` over a cache that kernels can read and write by themselves."""
-
-    def pages(self) -> Pages:
-        """The step's slots, its plans by window, and the store."""
 
 
 class Norm(nn.Module):
@@ -153,8 +150,9 @@ class Decoder(nn.Module):
         `attend(layer, q_THd, k_TGd, v_TGd) -> o_THd` is called once per layer and decides who sees whom.
         """
         config = self.config
-        if self.fused is not None and isinstance(attend, Paged):
-            return self.fused(tokens_T, positions_T, attend.pages())
+        pages: Callable[[], Pages] | None = getattr(attend, "pages", None)
+        if self.fused is not None and pages is not None:
+            return self.fused(tokens_T, positions_T, pages())
         x_TD = self.embed(tokens_T)
         if config.embed_scale != 1.0:
             x_TD = x_TD * torch.tensor(config.embed_scale, dtype=x_TD.dtype)

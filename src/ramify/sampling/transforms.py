@@ -47,6 +47,12 @@ def has_penalties(params: SamplingParams) -> bool:
     return params.repetition_penalty != 1 or params.presence_penalty != 0 or params.frequency_penalty != 0
 
 
+def is_plain(params: SamplingParams) -> bool:
+    """Whether the distribution is the softmax of the logits over the temperature, or its limit at temperature 0."""
+    truncated = params.top_k > 0 or params.top_p < 1 or params.min_p > 0
+    return not (truncated or params.logit_bias or has_penalties(params))
+
+
 def penalise(logits_RV: Tensor, params: SamplingParams, answers: list[list[int]], prompt: list[int]) -> Tensor:
     """Repetition (prompt and answer), presence and frequency (answer) penalties."""
     counts_RV = torch.zeros_like(logits_RV)
