@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast, overload
 
-import torch
-
+from ramify.cache import DTYPES
 from ramify.engine import Engine, Reward
 from ramify.engine.engine import Messages
 from ramify.engine.request import Emit, Request
@@ -22,6 +21,7 @@ from ramify.speculative import LOOKUPS, Draft, Speculation, speculate
 from ramify.speculative.translation import GREEDY_ONLY, translation
 from ramify.types import Result, SamplingParams, SpeculationParams, check
 
+ROUNDED = ("bfloat16", "int8")  # what keys and values of float32 can be rounded to
 NATIVE = frozenset({"forks", "logprobs", "full_distribution", "partial_scores"})
 ROWS = 256  # candidates in flight: wide enough to fill a step, small enough to start answering early
 RewardLike = str | Reward | Callable[[str, str], float]
@@ -42,8 +42,8 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
         step_tokens: ids read at most in one step, per model.
         executor: how all these models are run: "torch", "compiled", with rounded weights "int8", "int8-weights" or
             "int4-weights", or "auto" for the fastest of those that change nothing; see `ramify.models.executors`.
-        kv_dtype: "bfloat16" rounds cached keys and values, which then take half the memory, to 8 bits of precision;
-            None keeps them as they are.
+        kv_dtype: rounds cached keys and values: "bfloat16" to 8 bits of precision in half the memory; "int8" to bytes
+            with a scale per token and head, in little more than a quarter; None keeps them as they are.
 
     Raises:
         ModelError: a model that is missing, damaged or unsupported.
@@ -52,11 +52,12 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
     check(capacity is None or capacity > 0, "a capacity of at least 1 token", capacity, "raise it")
     check(block_size > 0, "a block_size of at least 1 token", block_size, "raise it")
     check(step_tokens > 0, "step_tokens of at least 1", step_tokens, "raise it")
-    check(kv_dtype is None or (kv_dtype, dtype) == ("bfloat16", "float32"), "kv_dtype=bfloat16 with dtype=float32",
-          f"{kv_dtype} with {dtype}", "leave kv_dtype out to keep keys and values as they are")
+    check(kv_dtype is None or (kv_dtype in ROUNDED and dtype == "float32"),
+          f"kv_dtype among {', '.join(ROUNDED)} with dtype=float32", f"{kv_dtype} with {dtype}",
+          "leave kv_dtype out to keep keys and values as they are")
     target = load_model(model, dtype=dtype, executor=executor)
     engine = Engine(target, capacity=capacity, block_size=block_size, step_tokens=step_tokens,
-                    kv_dtype=torch.bfloat16 if kv_dtype else None)
+                    kv_dtype=kv_dtype and DTYPES[kv_dtype])
     if reward == "auto":
         reward = companion_reward(model)
     judge = None if reward is None else load_reward(reward, dtype, executor)

@@ -26,7 +26,9 @@ class Texts:
         self.config, self.pool = parse_config(config), BlockPool(200, block_size)
         self.store = KVStore(2, 200, block_size, 2, 16, dtype)
         self.source = torch.Generator().manual_seed(0)
-        self.store.kv.copy_(torch.randn(self.store.kv.shape, generator=self.source))
+        slots = torch.arange(200 * block_size)
+        for layer in range(2):
+            self.store.write(layer, slots, *torch.randn(2, len(slots), 2, 16, generator=self.source))
 
     def prompt(self, length):
         context = Context(None, BlockTable(self.pool), [0] * length)
@@ -64,7 +66,8 @@ class Texts:
 
 
 @pytest.mark.parametrize("config", [CONFIG, WINDOWED], ids=["full", "window"])
-@pytest.mark.parametrize("block_size, dtype", [(16, torch.float32), (32, torch.float32), (16, torch.bfloat16)])
+@pytest.mark.parametrize("block_size, dtype", [(16, torch.float32), (32, torch.float32), (16, torch.bfloat16),
+                                               (16, torch.int8), (32, torch.int8)])
 def test_kernels_read_what_torch_reads(config, block_size, dtype):
     texts = Texts(config, block_size, dtype)
     for got, wanted in texts.both(texts.mixed()):
@@ -90,19 +93,19 @@ def test_torch_serves_what_kernels_do_not(dtype, block_size):
     assert isinstance(attention_of(texts.config, store, texts.mixed()), PaddedAttention)
 
 
-def test_halved_keys_and_values_change_little_and_take_half():
+def test_rounded_keys_and_values_change_little_and_take_less():
     """Greedy logits of an embedded model, whose cache is read at every step."""
     answers, sizes = [], []
-    for kv_dtype in (None, "bfloat16"):
+    for kv_dtype in (None, "bfloat16", "int8"):
         llm = ramify.load("mini-math", reward=None, kv_dtype=kv_dtype, capacity=512)
         answers.append(llm.generate("Tom has 3 bags with 6 apples each. He eats 2 apples. How many are left?",
                                     method="sample", max_tokens=24, temperature=0).text)
         kv = llm.engine.loop.target.store.kv
         sizes.append(kv.numel() * kv.element_size())
-    assert answers[0] == answers[1] and sizes[0] == 2 * sizes[1]
+    assert answers[0] == answers[1] == answers[2] and sizes[0] == 2 * sizes[1] == 32 / 9 * sizes[2]
 
 
-@pytest.mark.parametrize("options", [{"kv_dtype": "int8"}, {"kv_dtype": "bfloat16", "dtype": "float64"}])
+@pytest.mark.parametrize("options", [{"kv_dtype": "int4"}, {"kv_dtype": "int8", "dtype": "float64"}])
 def test_other_kinds_of_keys_are_refused(options):
-    with pytest.raises(OptionError, match="bfloat16"):
+    with pytest.raises(OptionError, match="bfloat16, int8"):
         ramify.load("mini-math", **options)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ramify.cache import KVStore
+from ramify.engine.paged import ARRAYS
 from ramify.models.attention import attention as dense
 from ramify.models.kernels import attention, attention_plan
 from ramify.models.kernels.attention_plan import BLOCK, END, FIRST, HIGH, KEYS, Rows, plan
@@ -42,11 +43,22 @@ class Step:
         self.rows = [self.text(starts[row % 4][: int(self.random.integers(0, 13))], longest, row % 3 == 2)
                      for row in range(rows)]
         self.store = KVStore(LAYERS, 600, block_size, kv_heads, head_dim, dtype)
-        self.store.kv.copy_(torch.from_numpy(self.random.standard_normal(self.store.kv.shape)))
-        self.kv = (self.store.kv if dtype == torch.float32 else self.store.kv.view(torch.uint16)).numpy()
+        if dtype == torch.int8:
+            self.fill()
+        else:
+            self.store.kv.copy_(torch.from_numpy(self.random.standard_normal(self.store.kv.shape)))
+        self.kv = self.store.kv.view(ARRAYS[dtype]).numpy()
         self.tokens = sum(row.count for row in self.rows)
         width = kv_heads * group * head_dim
         self.q = self.random.standard_normal((self.tokens, width + 5)).astype(np.float32)
+
+    def fill(self):
+        """Tokens of different sizes in every slot, so that every scale is another."""
+        slots = torch.arange(600 * self.block_size)
+        for layer in range(LAYERS):
+            sizes = torch.from_numpy(self.random.uniform(0.3, 1.5, (2, len(slots), self.kv_heads, 1)))
+            noise = torch.from_numpy(self.random.standard_normal((2, len(slots), self.kv_heads, self.head_dim)))
+            self.store.write(layer, slots, *(noise * sizes))
 
     def text(self, shared, longest, branches):
         size, draw = self.block_size, self.random.integers
@@ -112,6 +124,9 @@ CASES = [
     {"rows": 6, "group": 13, "head_dim": 80}, {"rows": 7, "group": 4, "head_dim": 32, "block_size": 32},
     {"rows": 3, "group": 2, "head_dim": 32, "kv_heads": 3, "longest": 300},
     {"rows": 12, "group": 3, "head_dim": 48, "dtype": torch.bfloat16},
+    {"rows": 12, "group": 3, "head_dim": 48, "dtype": torch.int8},
+    {"rows": 7, "group": 1, "head_dim": 16, "dtype": torch.int8, "block_size": 32},
+    {"rows": 3, "group": 9, "head_dim": 64, "dtype": torch.int8, "longest": 300},
 ]  # fmt: skip
 
 
@@ -131,11 +146,13 @@ def test_large_scores_do_not_overflow():
     assert np.isfinite(step.out(step.plan(), 30.0)).all()
 
 
-@pytest.mark.parametrize("block_size, dtype", [(16, torch.float32), (32, torch.float32), (16, torch.bfloat16)])
+@pytest.mark.parametrize("block_size, dtype", [(16, torch.float32), (32, torch.float32), (16, torch.bfloat16),
+                                               (16, torch.int8), (32, torch.int8)])
 def test_writes_what_the_store_would_write(block_size, dtype):
     twins = [Step(5, rows=4, group=2, head_dim=32, block_size=block_size, dtype=dtype) for _ in range(2)]
     slots, first = np.array([3, 17 * 16 + 15, 16, 4000]), 7
     new = twins[0].random.standard_normal((4, first + 2 * 2 * 32)).astype(np.float32)
+    new[1], new[2, first : first + 32] = new[1] * 1e20, 0
     attention.write(twins[0].kv, LAYER, block_size, slots, new, first, first + 64)
     keys, values = torch.tensor(new[:, first:]).view(4, 2, 2, 32).unbind(1)
     twins[1].store.write(LAYER, torch.tensor(slots), keys, values)
@@ -186,6 +203,17 @@ def test_a_broken_plan_is_caught(name):
     BROKEN[name](made)
     with pytest.raises(AssertionError):
         np.testing.assert_allclose(step.out(made), step.wanted(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_wrong_scale_is_caught():
+    for side in range(2):
+        step = Step(2, rows=12, group=2, head_dim=32, dtype=torch.int8)
+        wanted = step.wanted()
+        np.testing.assert_allclose(step.out(step.plan()), wanted, atol=1e-5, rtol=1e-5)
+        scales = step.store._scales[:, LAYER, side]
+        scales.copy_(scales.roll(1, -1))
+        with pytest.raises(AssertionError):
+            np.testing.assert_allclose(step.out(step.plan()), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 8, 40])

@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from ramify.models.kernels.attention_plan import Pages, Plan, Rows
 
 VECTOR = 16  # the kernels take as many keys and numbers at a time
+# What they read, by what a store holds, as numpy knows it.
+ARRAYS = {torch.float32: torch.float32, torch.bfloat16: torch.uint16, torch.int8: torch.int8}
 
 
 def attention_of(config: ModelConfig, store: KVStore, rows: list[Row]) -> PagedAttention | PaddedAttention:
-    """The attention of one step: by kernels for float32 or bfloat16 on a CPU in blocks and heads of whole vectors."""
+    """The attention of one step: on a CPU, in blocks and heads of whole vectors, by kernels."""
     whole = store.block_size % VECTOR == 0 and config.head_dim % VECTOR == 0
-    if whole and store.kv.dtype in (torch.float32, torch.bfloat16) and store.kv.device.type == "cpu":
+    if whole and store.kv.dtype in ARRAYS and store.kv.device.type == "cpu":
         return PagedAttention(config, store, rows)
     return PaddedAttention(config, store, rows)
 
@@ -40,7 +42,7 @@ class PagedAttention:
 
     def __init__(self, config: ModelConfig, store: KVStore, rows: list[Row]) -> None:
         self.config, self.block_size = config, store.block_size
-        self.kv = (store.kv if store.kv.dtype == torch.float32 else store.kv.view(torch.uint16)).numpy()
+        self.kv = store.kv.view(ARRAYS[store.kv.dtype]).numpy()
         self.slots_T = np.fromiter(chain.from_iterable(row.slots for row in rows), np.int64)
         self.rows = rows_of(rows)
         self._plans: dict[int, Plan] = {}

@@ -7,8 +7,9 @@ are for one layer; `attention_plan.plan` is made once per step. `attend` is `wor
 order or at once, and then `merge` for every query. These and `write` may be called from compiled code.
 
 kv, the store: float32, or bfloat16 held as uint16, [blocks, layers, 2, G, block_size * d]. A block's values are
-[block_size, d] per head, its keys [block_size / 16, d, 16], so that a vector register holds one number of 16 keys. A
-slot is block * block_size + offset. x_TX, q_TX, out_TX: float32, contiguous, one line per token and as wide as it
+[block_size, d] per head, its keys [block_size / 16, d, 16], so that a vector register holds one number of 16 keys. Or
+int8, [.., block_size * (d + 4)]: the same, where every 16 keys or values begin with their 16 float32 scales. A slot is
+block * block_size + offset. x_TX, q_TX, out_TX: float32, contiguous, one line per token and as wide as it
 happens to be: queries and results are the first H * d numbers of their lines, keys and values the G * d numbers from
 columns `key` and `value` on, so one fused projection [T, (H + 2 G) d] serves as q_TX and x_TX alike. scale is positive,
 softcap 0 means none. Heads h with the same h // (H / G) share a key head. block_size and d are multiples of 16.
@@ -34,9 +35,12 @@ from ramify.models.kernels.attention_tiles import (
     weigh,
 )
 from ramify.models.kernels.jit import address, compiled, link, native
+from ramify.models.kernels.rowwise import LARGEST, floats
 from ramify.models.kernels.team import SPACING, claim, finish, fork, wait
 
 NEVER = np.float32(-1e30)  # a score that weighs nothing, and yet is no infinity
+SCALE = 4  # bytes of a scale
+STEP, LEAST = np.float32(1 / 127), np.float32(1e-30)  # of bytes: one step where the largest is one; what becomes zero
 LOG2E = np.float32(1.4426950408889634)
 _linked: set[np.dtype] = set()  # kinds of stores that `attend` is ready for
 
@@ -44,16 +48,31 @@ _linked: set[np.dtype] = set()  # kinds of stores that `attend` is ready for
 @compiled
 def write(kv, layer, block_size, slots_T, x_TX, key, value):
     """Put the keys and values of new tokens into their slots."""
-    head_dim = kv.shape[4] // block_size
+    width = kv.shape[4] // block_size
+    lead = GROUP * SCALE if kv.itemsize == 1 else 0  # scales of a group
+    head_dim = width - lead // GROUP
     for token in range(len(slots_T)):
         block, offset = slots_T[token] // block_size, slots_T[token] % block_size
+        begin, place = offset // GROUP * GROUP * width, offset % GROUP
         for head in range(kv.shape[3]):
-            keys, values = kv[block, layer, 0, head], kv[block, layer, 1, head]
-            for at in range(head_dim):
-                column = head * head_dim + at
-                place = (offset // GROUP * head_dim + at) * GROUP + offset % GROUP
-                keys[place] = held(kv, x_TX[token, key + column])
-                values[offset * head_dim + at] = held(kv, x_TX[token, value + column])
+            for side in range(2):
+                piece = kv[block, layer, side, head, begin : begin + GROUP * width]
+                first = (value if side else key) + head * head_dim
+                x = x_TX[token, first : first + head_dim]
+                factor = _note(x, address(piece) + SCALE * place) if lead else np.float32(1)
+                first, step = (lead + place * head_dim, 1) if side else (lead + place, GROUP)
+                for at in range(head_dim):
+                    piece[first + at * step] = held(kv, x[at] * factor)
+
+
+@compiled
+def _note(x, place):
+    """Write down the scale of a head's numbers as bytes. Returns what they are to be multiplied with before."""
+    largest = np.float32(0)
+    for at in range(len(x)):
+        largest = max(largest, abs(x[at]))
+    floats(place, 1)[0] = largest * STEP
+    return LARGEST / largest if largest > LEAST else np.float32(0)
 
 
 def attend(q_TX, kv, layer, plan, scale, softcap, out_TX):
@@ -116,24 +135,23 @@ def work(part, q_TX, kv, layer, plan, scale, softcap):
             for at in range(group):
                 lines[line + at] = first + 4 * head_dim * at
             line += group
-        start = address(kv) + kv.strides[1] * layer
+        start, pitch = address(kv) + kv.strides[1] * layer, kv.strides[3] // size
         at = _point(spots, 0, items_I5[item, KEYS], items_I5[item, BLOCK], start + kv.strides[3] * head, kv.strides[0],
-                    tables_N, size, kv.itemsize * head_dim)
+                    tables_N, size, pitch)
         # What comes next is asked for in advance; it also stands in where the last tile of keys is not full.
         later = (each + 1) % items
         _point(spots, at, min(GROUP * VECTORS, items_I5[later, KEYS]), items_I5[later, BLOCK],
-               start + kv.strides[3] * ((each + 1) // items % kv.shape[3]), kv.strides[0], tables_N, size,
-               kv.itemsize * head_dim)
+               start + kv.strides[3] * ((each + 1) // items % kv.shape[3]), kv.strides[0], tables_N, size, pitch)
         _item(kv, items_I5[item, FIRST] * group, items_I5[item, END] * group, items_I5[item, PLACE],
               items_I5[item, KEYS], group, head_dim, address(lines), address(spots), sight_T4, seen_S,
               address(sums_PXd) + sums_PXd.strides[0] * place, tops_PX2, place, scale, softcap, rows, keeps)
 
 
 @compiled
-def _point(spots, at, keys, block, start, pitch, tables_N, size, line_bytes):
+def _point(spots, at, keys, block, start, block_pitch, tables_N, size, pitch):
     """Write where every GROUP of so many keys lie into spots[at:]. Returns where they end."""
     for key in range(0, keys, GROUP):
-        spots[at] = start + pitch * tables_N[block + key // size] + line_bytes * (key % size)
+        spots[at] = start + block_pitch * tables_N[block + key // size] + pitch * (key % size)
         at += 1
     return at
 
@@ -169,7 +187,8 @@ def _item(kv, begin_line, end_line, place, keys, group, head_dim, lines, spots, 
             top = highest(row, wide, before)
             keeps[at] = power((before - top) * factor)
             tops_PX2[pair, line + at, 0] = top
-            tops_PX2[pair, line + at, 1] = tops_PX2[pair, line + at, 1] * keeps[at] + soften(row, wide, factor, top)
+            tops_PX2[pair, line + at, 1] = tops_PX2[pair, line + at, 1] * keeps[at] + soften(
+                kv, row, wide, factor, top, spots + 8 * begin, kv.strides[2])
         weigh(kv, count, address(rows), address(keeps), spots + 8 * begin, deep, kv.strides[2], head_dim,
               sums + 4 * head_dim * line)
 

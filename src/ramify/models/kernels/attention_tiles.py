@@ -20,14 +20,16 @@ GROUP = 16  # numbers of a vector, and keys that are scored side by side; on nar
 FEW = 4  # up to so many query heads, memory is what takes time, and is asked for in advance
 ROWS, VECTORS = (8, 2) if has("avx512f") else (4, 1)
 
-_HALF, _INT, _LONG, _FLOAT = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_BYTE, _HALF, _INT, _LONG, _FLOAT = (*(ir.IntType(size) for size in (8, 16, 32, 64)), ir.FloatType())
 _FLOATS, _INTS = ir.VectorType(_FLOAT, GROUP), ir.VectorType(_INT, GROUP)
 # 2^x on [-1/2, 1/2] to within 8e-8 of itself, highest power first, fitted so that the largest error is least.
 EXP2 = (0.0013276472, 0.0096755413, 0.055507133, 0.2402212, 0.69314697, 1.0000001)
 KEYS = 128  # of a row of scores at most
 LINE = 64  # bytes that come from memory together
 PITCH = 4 * (KEYS + GROUP * VECTORS)  # bytes from one row of scores to the next: the last tile may not be full
-LEAST = -126.0  # smaller exponents of two give 2^-126, which is nothing beside a weight of one
+# Smaller exponents of two give 2^-100, which is nothing beside a weight of one, and times a scale still a number that
+# processors are fast with.
+LEAST = -100.0
 
 
 def _long(value: int) -> ir.Constant:
@@ -44,18 +46,31 @@ def _load(builder: Any, kind: Any, address: Any, beyond: int = 0) -> Any:
 
 
 def _cached(builder: Any, kind: Any, address: Any, beyond: int) -> Any:
-    """The vector of cached numbers so many numbers beyond an address: float32, or bfloat16 held as int16."""
+    """The vector of cached numbers so many numbers beyond an address: float32, bfloat16 held as int16, or bytes."""
     if kind is _FLOAT:
         return _load(builder, _FLOATS, address, 4 * beyond)
-    halves = ir.VectorType(_HALF, GROUP)
-    place = builder.inttoptr(builder.add(address, _long(2 * beyond)), halves.as_pointer())
-    wide = builder.zext(builder.load(place, align=2), _INTS)  # bfloat16 is the upper half of a float32
+    size, narrow = _size(kind), ir.VectorType(kind, GROUP)
+    place = builder.inttoptr(builder.add(address, _long(size * beyond)), narrow.as_pointer())
+    numbers = builder.load(place, align=size)
+    if kind is _BYTE:
+        return builder.sitofp(builder.sext(numbers, _INTS), _FLOATS)
+    wide = builder.zext(numbers, _INTS)  # bfloat16 is the upper half of a float32
     return builder.bitcast(builder.shl(wide, ir.Constant(_INTS, [16] * GROUP)), _FLOATS)
 
 
 def _kind(kv: Any) -> Any:
     """What a store of this array type holds, as LLVM type."""
-    return _FLOAT if kv.dtype.bitwidth == 32 else _HALF
+    return {8: _BYTE, 16: _HALF, 32: _FLOAT}[kv.dtype.bitwidth]
+
+
+def _size(kind: Any) -> int:
+    """Bytes of a number of the store."""
+    return {_BYTE: 1, _HALF: 2, _FLOAT: 4}[kind]
+
+
+def _lead(kind: Any) -> int:
+    """Bytes before the numbers of a group: its scales, if there are any."""
+    return 4 * GROUP if kind is _BYTE else 0
 
 
 def _store(builder: Any, value: Any, address: Any, beyond: int = 0) -> None:
@@ -141,7 +156,8 @@ def _exp2(builder: Any, x: Any) -> Any:
 @intrinsic
 def _scores(typing: Any, kv: Any, rows: Any, lines: Any, spots: Any, shift: Any, depth: Any, out: Any) -> Any:
     kind = _kind(kv)
-    size = 4 if kind is _FLOAT else 2
+    size = _size(kind)
+    turns = max(2, LINE // (size * GROUP))  # at a time: as many as use up whole lines
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, rows, lines, spots, shift, depth, out = args
@@ -150,10 +166,14 @@ def _scores(typing: Any, kv: Any, rows: Any, lines: Any, spots: Any, shift: Any,
         soon += [_load(builder, _LONG, spots, 8 * vector) for vector in range(VECTORS, 2 * VECTORS)]
         for count in _every_count(builder, rows):
             heads = [_load(builder, _LONG, lines, 8 * row) for row in range(count)]
+            if _lead(kind) and count <= FEW:
+                for place in soon:
+                    _fetch(builder, place)
 
             def body(index: Any, sums: list[Any], heads: list[Any] = heads, count: int = count) -> list[Any]:
                 at, step = builder.mul(index, _long(size * GROUP)), builder.mul(index, _long(4))
-                for turn in range(2):
+                at = builder.add(at, _long(_lead(kind)))
+                for turn in range(turns):
                     many = [_cached(builder, kind, builder.add(key, at), GROUP * turn) for key in keys]
                     ones = [_load(builder, _FLOAT, builder.add(head, step), 4 * turn) for head in heads]
                     sums = _grow(builder, sums, ones, many)
@@ -162,7 +182,9 @@ def _scores(typing: Any, kv: Any, rows: Any, lines: Any, spots: Any, shift: Any,
                             _fetch(builder, builder.add(builder.add(place, at), _long(size * GROUP * turn)))
                 return sums
 
-            for at, total in enumerate(_loop(builder, depth, 2, [_floats(0)] * (count * VECTORS), body)):
+            for at, total in enumerate(_loop(builder, depth, turns, [_floats(0)] * (count * VECTORS), body)):
+                if _lead(kind):
+                    total = builder.fmul(total, _load(builder, _FLOATS, keys[at % VECTORS]))
                 _store(builder, total, out, PITCH * (at // VECTORS) + 4 * GROUP * (at % VECTORS))
         return context.get_dummy_value()
 
@@ -176,6 +198,7 @@ def _weigh(typing: Any, kv: Any, vectors: Any, rows: Any, weights: Any, keeps: A
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, _, rows, weights, keeps, spots, keys, shift, value_pitch, out, out_pitch = args
+        shift = builder.add(shift, _long(_lead(kind)))
         for count in _every_count(builder, rows):
             places = [builder.add(out, builder.mul(out_pitch, _long(row))) for row in range(count)]
             keep = [_spread(builder, _load(builder, _FLOAT, keeps, 4 * row)) for row in range(count)]
@@ -228,18 +251,28 @@ def power(typing: Any, x: Any) -> Any:
 
 
 @intrinsic
-def soften(typing: Any, row: Any, count: Any, factor: Any, top: Any) -> Any:
-    """Turn scores s of a row into weights 2^(factor * (s - top)), in place. Returns their sum."""
+def soften(typing: Any, kv: Any, row: Any, count: Any, factor: Any, top: Any, spots: Any, shift: Any) -> Any:
+    """Turn scores s of a row into weights 2^(factor * (s - top)), in place. Returns their sum.
+
+    If the values of the store `kv` have scales, which lie `shift` behind the groups of keys at the addresses at
+    `spots`, the row becomes the weights times these.
+    """
+    scaled = _lead(_kind(kv)) > 0
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        row, count, factor, top = args
+        _, row, count, factor, top, spots, shift = args
         factors, tops = _spread(builder, factor), _spread(builder, top)
 
         def body(index: Any, sums: list[Any]) -> list[Any]:
             place = builder.add(row, builder.mul(index, _long(4)))
             x = builder.fmul(builder.fsub(_load(builder, _FLOATS, place), tops), factors)
             weight = _exp2(builder, x)
-            _store(builder, weight, place)
+            if scaled:
+                spot = builder.add(spots, builder.mul(builder.udiv(index, _long(GROUP)), _long(8)))
+                scale = _load(builder, _FLOATS, builder.add(_load(builder, _LONG, spot), shift))
+                _store(builder, builder.fmul(weight, scale), place)
+            else:
+                _store(builder, weight, place)
             return [builder.fadd(sums[0], weight)]
 
         [total] = _loop(builder, count, GROUP, [_floats(0)], body)
@@ -247,7 +280,7 @@ def soften(typing: Any, row: Any, count: Any, factor: Any, top: Any) -> Any:
         add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{GROUP}f32")
         return builder.call(add, [_FLOAT(0), total], fastmath=("reassoc",))
 
-    return types.float32(types.int64, types.int64, types.float32, types.float32), generate
+    return types.float32(kv, *[types.int64] * 2, *[types.float32] * 2, *[types.int64] * 2), generate
 
 
 @intrinsic
@@ -275,11 +308,15 @@ def cap(typing: Any, row: Any, count: Any, factor: Any, softcap: Any) -> Any:
 
 @intrinsic
 def held(typing: Any, kv: Any, x: Any) -> Any:
-    """A float32 as the store `kv` holds it: as it is, or rounded to the nearest bfloat16."""
+    """A float32 as the store `kv` holds it: as it is, or rounded to the nearest bfloat16 or signed byte."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         if _kind(kv) is _FLOAT:
             return args[1]
+        if _kind(kv) is _BYTE:
+            kind = ir.FunctionType(_FLOAT, [_FLOAT])
+            even = cgutils.get_or_insert_function(builder.module, kind, "llvm.rint.f32")
+            return builder.fptosi(builder.call(even, [args[1]]), _BYTE)
         bits = builder.bitcast(args[1], _INT)
         odd = builder.and_(builder.lshr(bits, _INT(16)), _INT(1))
         bits = builder.add(builder.add(bits, _INT(0x7FFF)), odd)
@@ -290,11 +327,11 @@ def held(typing: Any, kv: Any, x: Any) -> Any:
 
 @compiled
 def scores(kv, rows, lines, spots, shift, depth, out):
-    """Products of `rows` queries with GROUP * VECTORS keys of the store `kv`.
+    """Products of `rows` queries with GROUP * VECTORS keys of the store `kv`, times their scales if they have such.
 
     lines: address of each query's address. spots: address of the addresses of VECTORS groups of keys, each [depth,
-    GROUP], and then of those that come next; their values lie `shift` behind. depth is even. What is needed next is
-    asked for where a few query heads leave memory the time.
+    GROUP], and then of those that come next; their values lie `shift` behind. depth is a multiple of 4. What is needed
+    next is asked for where a few query heads leave memory the time.
     """
     _scores(kv, rows, lines, spots, shift, depth, out)
 
