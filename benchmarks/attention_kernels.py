@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from common import RESULTS, command, in_words, keep, machine
 
-from ramify.cache import BlockPool, BlockTable, KVStore
+from ramify.cache import DTYPES, BlockPool, BlockTable, KVStore
 from ramify.engine.batch import Row, flatten
 from ramify.engine.padded import PaddedAttention
 from ramify.engine.paged import PagedAttention
@@ -34,6 +34,7 @@ SHAPES: dict[str, dict[str, Any]] = {
              "num_key_value_heads": 3, "head_dim": 64, "intermediate_size": 1536},
 }  # fmt: skip
 SIDES = {"torch": PaddedAttention, "kernels": PagedAttention}
+ROUNDED = ("bfloat16", "int8")  # stores that kernels read beside float32
 
 
 def rows_of_search(pool: BlockPool, prompt: int, count: int, own: int) -> list[Row]:
@@ -62,17 +63,28 @@ def seconds(work: dict[str, Any], repeats: int) -> dict[str, list[float]]:
     return times
 
 
-def alone(config: ModelConfig, store: KVStore, rows: list[Row], repeats: int) -> dict[str, list[float]]:
+def store_of(config: ModelConfig, blocks: int, dtype: str) -> KVStore:
+    """A store full of noise."""
+    heads, width, slots_T = config.num_kv_heads, config.head_dim, torch.arange(blocks * BLOCK)
+    store = KVStore(config.num_layers, blocks, BLOCK, heads, width, DTYPES[dtype])
+    for layer in range(config.num_layers):
+        store.write(layer, slots_T, *torch.randn(2, len(slots_T), heads, width))
+    return store
+
+
+def alone(config: ModelConfig, stores: dict[str, KVStore], rows: list[Row], repeats: int) -> dict[str, list[float]]:
     """All layers of attention, without the rest of a forward."""
     heads, shared, width = config.num_heads, config.num_kv_heads, config.head_dim
     q, k, v = (torch.randn(len(rows), count, width) for count in (heads, shared, shared))
 
-    def run(kind: Any) -> None:
+    def run(kind: Any, store: KVStore) -> None:
         attend = kind(config, store, rows)
         for layer in range(config.num_layers):
             attend(layer, q, k, v)
 
-    return seconds({side: lambda kind=kind: run(kind) for side, kind in SIDES.items()}, repeats)
+    work = {side: lambda kind=kind: run(kind, stores["float32"]) for side, kind in SIDES.items()}
+    work |= {dtype: lambda dtype=dtype: run(PagedAttention, stores[dtype]) for dtype in ROUNDED}
+    return seconds(work, repeats)
 
 
 def random_decoder(config: ModelConfig, executor: str) -> Decoder:
@@ -103,17 +115,16 @@ def measure(shape: str, cases: list[tuple[int, int]], own: int, repeats: int, wh
     found = []
     for prompt, count in cases:
         pool = BlockPool(prompt // BLOCK + count * (own // BLOCK + 2) + 1, BLOCK)
-        store = KVStore(config.num_layers, pool.num_blocks, BLOCK, config.num_kv_heads, config.head_dim, torch.float32)
-        store.kv.normal_()
+        stores = {dtype: store_of(config, pool.num_blocks, dtype) for dtype in ("float32", *ROUNDED)}
         rows = rows_of_search(pool, prompt, count, own)
-        attention = alone(config, store, rows, repeats)
+        attention = alone(config, stores, rows, repeats)
         pairs, read = count * (prompt + own + 1), prompt + count * (own + 1)
         found.append({
             "shape": shape, "prompt": prompt, "candidates": count, "own": own,
             "operations": 4 * pairs * config.num_heads * config.head_dim * config.num_layers,
             "bytes": 8 * read * config.num_kv_heads * config.head_dim * config.num_layers,
             "attention_seconds": attention,
-            "step_seconds": steps(config, decoders, store, rows, repeats) if whole else {},
+            "step_seconds": steps(config, decoders, stores["float32"], rows, repeats) if whole else {},
         })  # fmt: skip
     return found
 
@@ -121,17 +132,18 @@ def measure(shape: str, cases: list[tuple[int, int]], own: int, repeats: int, wh
 def table(rows: list[dict[str, Any]], hardware: dict[str, Any]) -> str:
     """The report as Markdown."""
     lines = ["# Attention of one step, by kernels and in plain torch", "", f"`{command()}`", "", in_words(hardware), "",
-             "| shape | prompt × candidates | attention, torch | kernels | ratio | GFLOP/s | GB/s | step, torch "
-             "| with kernels | compiled | ratio |", "|" + "---|" * 11]
+             "| shape | prompt × candidates | attention, torch | kernels | ratio | GFLOP/s | GB/s | bfloat16 | int8 "
+             "| step, torch | with kernels | compiled | ratio |", "|" + "---|" * 13]
     for row in rows:
         plain, fast = (median(row["attention_seconds"][side]) for side in SIDES)
+        rounded = [f"{1000 * median(row['attention_seconds'][dtype]):.2f} ms" for dtype in ROUNDED]
         step = {side: median(times) for side, times in row["step_seconds"].items()}
         whole = [f"{1000 * step[side]:.1f} ms" for side in (*SIDES, "compiled")] if step else ["–"] * 3
         gain = f"{step['torch'] / step['compiled']:.2f}" if step else "–"
         lines.append(" | ".join([
             f"| {row['shape']}", f"{row['prompt']} × {row['candidates']}", f"{1000 * plain:.2f} ms",
             f"{1000 * fast:.2f} ms", f"{plain / fast:.2f}", f"{row['operations'] / fast / 1e9:.1f}",
-            f"{row['bytes'] / fast / 1e9:.1f}", *whole, f"{gain} |"]))
+            f"{row['bytes'] / fast / 1e9:.1f}", *rounded, *whole, f"{gain} |"]))
     return "\n".join(lines) + "\n"
 
 
