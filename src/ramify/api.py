@@ -57,7 +57,7 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
           "leave kv_dtype out to keep keys and values as they are")
     target = load_model(model, dtype=dtype, executor=executor)
     engine = Engine(target, capacity=capacity, block_size=block_size, step_tokens=step_tokens,
-                    kv_dtype=kv_dtype and DTYPES[kv_dtype])
+                    kv_dtype=DTYPES[kv_dtype] if kv_dtype else None)
     if reward == "auto":
         reward = companion_reward(model)
     judge = None if reward is None else load_reward(reward, dtype, executor)
