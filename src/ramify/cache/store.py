@@ -41,7 +41,8 @@ class KVStore:
     """Keys and values, kv: [num_blocks, num_layers, 2, kv_heads, block_size * head_dim].
 
     A block is in one piece, over all layers. Its values are [block_size, head_dim] per head; its keys [block_size /
-    GROUP, head_dim, GROUP], so that kernels find one number of many keys side by side.
+    GROUP, head_dim, GROUP], so that kernels find one number of many keys side by side. On a GPU they are one after
+    another; `together` says how many are not, where neither is wanted.
 
     Of dtype int8 every token has a scale per layer and head, for its key and for its value, and every GROUP of keys
     or values begins with its float32 scales, so that whatever moves a block moves them too. Tokens are rounded one by
@@ -55,11 +56,13 @@ class KVStore:
     """
 
     def __init__(self, num_layers: int, num_blocks: int, block_size: int, kv_heads: int, head_dim: int,
-                 dtype: torch.dtype, device: str = "cpu") -> None:
+                 dtype: torch.dtype, device: str = "cpu", together: int | None = None) -> None:
         check(dtype != torch.int8 or head_dim % SCALE == 0, "a head_dim that is a multiple of 4 for keys in int8",
               head_dim, "choose another kv_dtype")
+        if together is None:
+            together = 1 if device != "cpu" else GROUP if block_size % GROUP == 0 else block_size
         self.block_size = block_size
-        self.group = group = GROUP if block_size % GROUP == 0 else block_size
+        self.group = group = together
         width = _width(head_dim, dtype)
         shape = (num_blocks, num_layers, 2, kv_heads, block_size * width)
         if device == "cpu":

@@ -99,7 +99,7 @@ class PaddedAttention:
             if window is not None:
                 places_R1C = keys_C if group.trees is None else _places(group.trees, keys_C)
                 mask_RQC &= places_R1C > positions_RQ1 - window
-            self._masks[number, window] = mask_RQC
+            self._masks[number, window] = mask_RQC.to(self.store.kv.device)
         return self._masks[number, window]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ramify.cache import BlockPool, BlockTable, KVStore, PrefixCache
 from ramify.engine.batch import Row, Tree, flatten
+from ramify.engine.device import DeviceReader, served
 from ramify.engine.paged import attention_of
 from ramify.engine.sequence import Context
 
@@ -34,7 +36,10 @@ class Runner:
         self.model, self.role, self.kv_dtype, config = model, role, kv_dtype, model.decoder.config
         self.pool = BlockPool(max(1, capacity // block_size), block_size)
         self.store = KVStore(config.num_layers, self.pool.num_blocks, block_size, config.num_kv_heads,
-                             config.head_dim, kv_dtype or model.dtype)
+                             config.head_dim, kv_dtype or model.dtype, model.device)
+        # How rows become hidden states.
+        self.read: Callable[[list[Row]], Tensor] = (
+            DeviceReader(model.decoder, self.store) if served(self.store) else self._read)
         self.prefixes = PrefixCache(self.pool) if prefix_cache else None
         self.tokens_seen = 0
         self._flops = model.decoder.flops(1, 0), model.decoder.flops(0, 1)
@@ -73,14 +78,17 @@ class Runner:
             rows.append(Row(context, ids, start, slots, tree))
         if copies:
             self.store.copy(copies)
-        ids_T, positions_T = flatten(rows)
-        decoder = self.model.decoder
-        attend = attention_of(decoder.config, self.store, rows)
-        hidden_TD: Tensor = decoder(ids_T, positions_T, attend)
+        hidden_TD = self.read(rows)
         for context, ids, _ in work:
             context.ids += ids
             context.logits = None  # they belonged to the position before
-        self.tokens_seen += len(ids_T)
+        self.tokens_seen += len(hidden_TD)
+        return hidden_TD
+
+    def _read(self, rows: list[Row]) -> Tensor:
+        decoder = self.model.decoder
+        ids_T, positions_T = (numbers.to(self.model.device) for numbers in flatten(rows))
+        hidden_TD: Tensor = decoder(ids_T, positions_T, attention_of(decoder.config, self.store, rows))
         return hidden_TD
 
 

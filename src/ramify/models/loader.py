@@ -43,6 +43,7 @@ class Model:
     path: Path
     warnings: list[str] = field(default_factory=list)
     acceptance: AcceptanceHead | None = None
+    device: str = "cpu"
 
     @property
     def num_parameters(self) -> int:
@@ -93,7 +94,8 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
     if (stated := raw.get("max_position_embeddings", 0)) > config.max_positions:
         warnings.append(f"positions end at {config.max_positions}, not {stated}: beyond, cached keys would turn anew")
     acceptance = _acceptance_head(raw, config, folder, DTYPES[dtype], device)
-    return Model(str(name_or_path), prepare(decoder, executor), tokenizer, scalar, folder, warnings, acceptance)
+    return Model(str(name_or_path), prepare(decoder, executor), tokenizer, scalar, folder, warnings, acceptance,
+                 device)
 
 
 def _open(folder: Path, opened: ExitStack) -> Tensors:

@@ -57,7 +57,8 @@ def penalise(logits_RV: Tensor, params: SamplingParams, answers: list[list[int]]
     """Repetition (prompt and answer), presence and frequency (answer) penalties."""
     counts_RV = torch.zeros_like(logits_RV)
     for row, answer in enumerate(answers):
-        counts_RV[row] += torch.bincount(torch.tensor(answer, dtype=torch.long), minlength=logits_RV.shape[-1])
+        ids = torch.tensor(answer, dtype=torch.long, device=logits_RV.device)
+        counts_RV[row] += torch.bincount(ids, minlength=logits_RV.shape[-1])
     seen_RV = counts_RV > 0
     if prompt:
         seen_RV[:, torch.tensor(prompt)] = True

@@ -84,9 +84,16 @@ class Pages(NamedTuple):
     kv: Array
 
 
+def plan(rows, window, heads, kv_heads, head_dim, block_size, parts, lines=HEADS_PER_ITEM, reach=LONGEST):
+    """The plan of one step for the layers that see `window` positions (0: all), in `parts` parts of equal cost.
+
+    An item takes about `lines` query heads and `reach` keys.
+    """
+    return _plan(rows, window, heads, kv_heads, head_dim, block_size, parts, lines, reach)
+
+
 @compiled
-def plan(rows, window, heads, kv_heads, head_dim, block_size, parts):
-    """The plan of one step for the layers that see `window` positions (0: all), in `parts` parts of equal cost."""
+def _plan(rows, window, heads, kv_heads, head_dim, block_size, parts, lines, reach):
     runs_Q6, runs_R = _runs(rows, block_size)
     group = heads // kv_heads
     shared_Q = _shared(runs_Q6, group, block_size)
@@ -105,13 +112,13 @@ def plan(rows, window, heads, kv_heads, head_dim, block_size, parts):
             if shared_Q[run]:
                 keys = (runs_Q6[run, STOP] - runs_Q6[run, BEGIN]) * block_size
                 count = _cut(items_I5, count, first_Q[run], runs_Q6[run, TOKENS], runs_Q6[run, TABLE], keys,
-                             runs_Q6[run, BEGIN] * block_size, sight_T4, group, block_size)
+                             runs_Q6[run, BEGIN] * block_size, sight_T4, group, block_size, lines, reach)
         table = 0
         for row in range(len(tails_R)):
             place = tails_R[row] * block_size
             keys = rows.starts_R[row] + rows.counts_R[row] - place
             count = _cut(items_I5, count, first_R[row], rows.counts_R[row], table + tails_R[row], keys, place,
-                         sight_T4, group, block_size)
+                         sight_T4, group, block_size, lines, reach)
             table = rows.ends_R[row]
         if len(items_I5) == 0:
             items_I5 = np.empty((count, 5), np.int64)
@@ -222,10 +229,10 @@ def _sight(rows, first_R, window):
 
 
 @compiled
-def _cut(items_I5, count, first, queries, block, keys, place, sight_T4, group, block_size):
+def _cut(items_I5, count, first, queries, block, keys, place, sight_T4, group, block_size, lines, reach):
     """Add the items of one run to the `count` there are, as far as there is room. Returns how many there are then."""
-    step = max(1, LONGEST // block_size) * block_size
-    width = max(1, HEADS_PER_ITEM // group)
+    step = max(1, reach // block_size) * block_size
+    width = max(1, lines // group)
     for begin in range(0, keys, step):
         size = min(step, keys - begin)
         for query in range(first, first + queries, width):

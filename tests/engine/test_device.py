@@ -1,0 +1,168 @@
+"""The engine as it runs on a GPU, in Triton's interpreter: the same texts as by plain torch.
+
+Recording is what a CPU cannot do. Here a recording runs the same forward again from the same buffers, so that all but
+the capture itself is tested: which steps are recorded, how they are filled up, and what is read back.
+"""
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from pretend import PretendedGPU, carried, on_gpu
+from tiny import assert_empty, finish, tiny_engine, tiny_model
+
+from ramify.engine import Drop, Extend, Fork, Peek, Rewind, device
+from ramify.engine.device import DeviceReader
+from ramify.models.kernels.cuda import attention, plan
+from ramify.rewards import SequenceReward
+from ramify.search import best_of_n
+from ramify.speculative import Draft, speculate
+from ramify.types import SamplingParams, SpeculationParams
+
+FAMILY = TARGET, DRAFT, JUDGE = tuple(tiny_model(seed, dtype=torch.float32) for seed in (0, 7, 1))
+PARAMS = SamplingParams(max_tokens=6, ignore_eos=True)
+GREEDY = SamplingParams(max_tokens=6, temperature=0)
+
+
+class Again:
+    """Recordings that run the forward again."""
+
+    def __init__(self):
+        self.made = self.replayed = 0
+
+    def __call__(self, run):
+        self.made, hidden_TD = self.made + 1, run()
+
+        def replay():
+            self.replayed += 1
+            hidden_TD.copy_(run())
+
+        return replay, hidden_TD
+
+
+def wander(prompt, judge):
+    """Forks, rewinds and drops."""
+    [first] = yield Fork(prompt, 1)
+    yield Extend([first], tokens=2)
+    children = yield Fork(first, 3)
+    yield Extend(children, tokens=3)
+    yield Rewind([children[0]], 3)
+    yield Drop([children[1]])
+    yield Extend([children[0], children[2]])
+    return children[0]
+
+
+def texts(search, params=PARAMS, prompts=("abcab",), record=None, speculation=None, models=FAMILY, **engine):
+    """What all candidates say; by Triton if there is something to record with."""
+    target, draft, judge = models
+    engine = tiny_engine(target, **engine)
+    runners = [engine.loop.target, engine.loop.runner(judge, "reward"), engine.loop.runner(draft, "draft")]
+    for runner in runners if record else ():
+        runner.read = DeviceReader(runner.model.decoder, runner.store, record)
+    sent = [engine.submit(prompt, partial(search, judge=judge), params, seed=at,
+                          speculation=speculation and speculation(draft)) for at, prompt in enumerate(prompts)]
+    finish(engine, sent)
+    assert_empty(engine)
+    return [(each.id, each.token_ids, each.text, pytest.approx(each.reward, abs=1e-4))
+            for request in sent for each in request.outcome.candidates]
+
+
+def judged(prompt, judge):
+    """Best-of-N, and a look at log-probabilities."""
+    best = yield from best_of_n(prompt, reward=SequenceReward(judge), n=3)
+    yield Peek([best], None, "target")
+    return best
+
+
+def drafts(**options):
+    return lambda draft: speculate(SpeculationParams(verifier="coupled", **options), Draft(draft))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Items of few keys, and recordings after a first look."""
+    monkeypatch.setattr(plan, "REACH", 8)
+    monkeypatch.setattr(device, "AGAIN", 1)
+
+
+@pytest.mark.parametrize("search, params, options", [
+    (wander, PARAMS, {}), (wander, GREEDY, {"block_size": 16}), (judged, PARAMS, {}),
+    (wander, PARAMS, {"capacity": 24, "prompts": ["ab", "cd"]})], ids=["sampled", "greedy", "judged", "preempted"])
+def test_texts_are_those_of_plain_torch(search, params, options):
+    record = Again()
+    assert texts(search, params, record=record, **options) == texts(search, params, **options)
+    assert record.replayed
+
+
+@pytest.mark.parametrize("options", [{"draft_length": 3}, {"tree": "2x2"}], ids=str)
+def test_drafts_are_read_as_by_plain_torch(options):
+    assert texts(wander, record=Again(), speculation=drafts(**options)) == texts(wander)
+
+
+def test_replays_that_read_nothing_new_are_caught():
+    def stale(run):
+        return lambda: None, run()
+
+    assert texts(wander, record=stale) != texts(wander)
+
+
+def test_what_is_kept_of_a_replay_is_not_written_over():
+    """Two replays one after another; the first result is read last."""
+    engine = tiny_engine(TARGET)
+    runner = engine.loop.target
+    runner.read = DeviceReader(TARGET.decoder, runner.store, Again())
+    root = runner.open([1, 2, 3, 4])
+    runner.forward([(root, [1, 2, 3, 4], None)])
+    found = [[runner.forward([(context, [at], None) for at, context in enumerate(root.fork() for _ in range(3))])
+              for _ in range(2)] for _ in range(2)]
+    for first, second in found:
+        torch.testing.assert_close(first, second)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A pretended GPU, and the models on it."""
+    for name in ("attend", "write"):
+        monkeypatch.setattr(attention, name, on_gpu(getattr(attention, name)))
+    monkeypatch.setattr(device, "recorder", Again)
+    models = [tiny_model(seed, dtype=torch.float32) for seed in (0, 7, 1)]
+    for model in models:
+        carried(model.decoder.decoder)
+        carried(model.head)
+        model.device = "cuda"
+    with PretendedGPU() as pretended:
+        yield pretended, models
+
+
+@pytest.mark.parametrize("search, speculation", [(judged, None), (wander, drafts(tree="2x2"))], ids=["judge", "draft"])
+def test_nothing_of_the_host_meets_the_gpu(gpu, search, speculation):
+    pretended, models = gpu
+    assert texts(search, models=models, speculation=speculation) == texts(search, models=FAMILY)
+    assert pretended.sent
+
+
+SAMPLING = [{"repetition_penalty": 1.5, "presence_penalty": 0.5}, {"frequency_penalty": 0.5, "logit_bias": {0: 1.0}},
+            {"top_k": 3, "temperature": 0.5}, {"top_p": 0.7, "min_p": 0.1}]
+DRAFTS = [{"verifier": verifier, "draft_length": 3} for verifier in ("token", "block", "greedy")] + [
+    {"verifier": verifier, "tree": "iid:2x1"} for verifier in ("recursive", "k_sequential", "traversal")] + [
+    {"tree": "beam:2x2"}, {"draft_stop": "confidence:0.3"}, {}]
+
+
+@pytest.mark.parametrize("options", SAMPLING + DRAFTS, ids=str)
+def test_nor_does_it_where_there_are_no_kernels(gpu, monkeypatch, options):
+    """Plain torch, with every option of sampling and every verifier."""
+    monkeypatch.setattr("ramify.engine.runner.served", lambda store: False)
+    sampling = options in SAMPLING
+    params = replace(PARAMS, **options if sampling else {"temperature": 0} if "greedy" in options.values() else {})
+    speculation = None if sampling else lambda draft: speculate(SpeculationParams(**options), Draft(draft))
+    assert texts(judged, params, models=gpu[1], speculation=speculation)
+
+
+def test_a_step_that_stays_behind_is_caught(gpu, monkeypatch):
+    monkeypatch.setattr(device, "sent", lambda packed, device: torch.from_numpy(packed))
+    with pytest.raises((AssertionError, RuntimeError)):
+        texts(wander, models=gpu[1])
