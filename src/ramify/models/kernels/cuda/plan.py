@@ -110,9 +110,9 @@ class HostStep:
 def unpacked(buffer: Tensor, sizes: Sizes, windows: Sequence[int]) -> DeviceStep:
     """The arrays of a packed step, as views of its buffer."""
     views = [buffer[first:end].view(shape) for first, end, shape in _layout(sizes)]
-    plans = {window: DevicePlan(*views[4 + 6 * at : 10 + 6 * at], sizes.plans[at].lines)
+    plans = {window: DevicePlan._make([*views[4 + 6 * at : 10 + 6 * at], sizes.plans[at].lines])
              for at, window in enumerate(windows)}  # fmt: skip
-    return DeviceStep(*views[:4], plans)
+    return DeviceStep._make([*views[:4], plans])
 
 
 def _layout(sizes: Sizes) -> list[tuple[int, int, tuple[int, ...]]]:
