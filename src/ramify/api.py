@@ -29,14 +29,14 @@ RewardLike = str | Reward | Callable[[str, str], float]
 
 def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLike | None = "auto",
          dtype: str = "float32", capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048,
-         executor: str = "auto", kv_dtype: str | None = None) -> LLM:
+         executor: str = "auto", kv_dtype: str | None = None, device: str = "cpu") -> LLM:
     """Load a model, what drafts for it, and the reward that judges it.
 
     Args:
         model: a folder, a hub id, or an embedded model such as "mini-math".
         draft: see `load_draft`; None decodes token by token.
         reward: see `load_reward`; "auto" takes the embedded companion of an embedded model, else none.
-        dtype: "float32" or "float64".
+        dtype: "float32" or "float64"; on a GPU also "bfloat16" or "float16".
         capacity: KV tokens per model; None takes a quarter of the free memory.
         block_size: tokens per cache block.
         step_tokens: ids read at most in one step, per model.
@@ -44,9 +44,10 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
             "int4-weights", or "auto" for the fastest of those that change nothing; see `ramify.models.executors`.
         kv_dtype: rounds cached keys and values: "bfloat16" to 8 bits of precision in half the memory; "int8" to bytes
             with a scale per token and head, in little more than a quarter; None keeps them as they are.
+        device: "cpu", or "cuda" for an NVIDIA GPU.
 
     Raises:
-        ModelError: a model that is missing, damaged or unsupported.
+        ModelError: a model that is missing, damaged or unsupported; a device that is not there.
         OptionError: an executor that is unknown, or that a model or this machine does not have.
     """
     check(capacity is None or capacity > 0, "a capacity of at least 1 token", capacity, "raise it")
@@ -55,16 +56,17 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
     check(kv_dtype is None or (kv_dtype in ROUNDED and dtype == "float32"),
           f"kv_dtype among {', '.join(ROUNDED)} with dtype=float32", f"{kv_dtype} with {dtype}",
           "leave kv_dtype out to keep keys and values as they are")
-    target = load_model(model, dtype=dtype, executor=executor)
+    target = load_model(model, dtype=dtype, device=device, executor=executor)
     engine = Engine(target, capacity=capacity, block_size=block_size, step_tokens=step_tokens,
                     kv_dtype=DTYPES[kv_dtype] if kv_dtype else None)
     if reward == "auto":
         reward = companion_reward(model)
-    judge = None if reward is None else load_reward(reward, dtype, executor)
-    return LLM(engine, judge, None if draft is None else load_draft(draft, target, dtype, executor))
+    judge = None if reward is None else load_reward(reward, dtype, executor, device)
+    return LLM(engine, judge, None if draft is None else load_draft(draft, target, dtype, executor, device))
 
 
-def load_draft(draft: str, target: Model, dtype: str = "float32", executor: str = "auto") -> Draft:
+def load_draft(draft: str, target: Model, dtype: str = "float32", executor: str = "auto",
+               device: str = "cpu") -> Draft:
     """What drafts for `target`, from what a user names.
 
     A folder, hub id or embedded name of a model; "ngram" or "suffix" to look up what was said before, in the
@@ -79,7 +81,7 @@ def load_draft(draft: str, target: Model, dtype: str = "float32", executor: str 
     lookup, plus, name = draft.partition("+")
     if not plus or lookup != "suffix":
         lookup, name = "", draft
-    model = load_model(name, dtype=dtype, executor=executor)
+    model = load_model(name, dtype=dtype, device=device, executor=executor)
     return Draft(model, lookup, translation(model, target))
 
 
@@ -90,23 +92,24 @@ def companion_reward(model: str) -> str | None:
     return next((reward for name, reward in rewards.items() if name in shipped), None)
 
 
-def load_reward(reward: RewardLike, dtype: str = "float32", executor: str = "auto") -> Reward:
+def load_reward(reward: RewardLike, dtype: str = "float32", executor: str = "auto", device: str = "cpu") -> Reward:
     """A reward from what a user names.
 
     A function `f(prompt, answer) -> number`; "implicit:POLICY,REFERENCE" or "implicit-decay:POLICY,REFERENCE"
     for the log-ratio of two policies; "likelihood:MODEL" for the log-probability under a policy; anything else
     is a sequence classifier by folder, hub id or embedded name. An object that has `score` passes through.
     """
+    load = functools.partial(load_model, dtype=dtype, device=device, executor=executor)
     if isinstance(reward, str):
         kind, _, names = reward.partition(":")
         if kind == "likelihood":
-            return LikelihoodReward(load_model(names, dtype=dtype, executor=executor))
+            return LikelihoodReward(load(names))
         if kind in ("implicit", "implicit-decay"):
             if names.count(",") != 1:
                 raise OptionError("implicit:POLICY,REFERENCE", repr(reward), "name the two models")
-            policy, reference = (load_model(name, dtype=dtype, executor=executor) for name in names.split(","))
+            policy, reference = map(load, names.split(","))
             return ImplicitReward(policy, reference, "decay" if kind == "implicit-decay" else "sum")
-        model = load_model(reward, dtype=dtype, head=True, executor=executor)
+        model = load(reward, head=True)
         settings = read_json(model.path / "config.json").get("ramify", {})
         return SequenceReward(model, closed=settings.get("partial", "closed") == "closed")
     if hasattr(reward, "score"):

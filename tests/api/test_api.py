@@ -4,9 +4,10 @@ from functools import partial
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import ramify.api
-from ramify import LLM, METHODS, CapacityError, OptionError, PromptError, Result, RewardError, load
+from ramify import LLM, METHODS, CapacityError, ModelError, OptionError, PromptError, Result, RewardError, load
 from ramify.api import load_reward
 from ramify.engine import Engine, Extend, Fork, Score
 from ramify.exact import tabular_model
@@ -241,3 +242,9 @@ def test_an_order_that_follows_the_finish_is_caught(monkeypatch):
 def test_temperature_0_leaves_one_answer():
     greedy = llm.generate("ab", "sample", n=4, max_tokens=5, temperature=0)
     assert len({row.text for row in greedy.candidates}) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_a_clean_error():
+    with pytest.raises(ModelError, match="device"):
+        ramify.load("mini-math", device="cuda")

@@ -110,8 +110,13 @@ class Engine:
 
 
 def default_capacity(model: Model) -> int:
-    """KV tokens that fit a quarter of the memory that is free now, at most a million."""
+    """KV tokens that fit a quarter of the memory that is free now where the model is, at most a million."""
     import os
 
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    import torch
+
+    if model.device == "cpu":
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        free, _ = torch.cuda.mem_get_info(model.device)
     return max(1024, min(1_000_000, int(free / 4 / model.decoder.kv_bytes_per_token)))
