@@ -47,7 +47,7 @@ class Step:
             self.fill()
         else:
             self.store.kv.copy_(torch.from_numpy(self.random.standard_normal(self.store.kv.shape)))
-        self.kv = self.store.kv.view(ARRAYS[dtype]).numpy()
+        self.kv = self.store.kv.view(ARRAYS.get(dtype, dtype)).numpy()
         self.tokens = sum(row.count for row in self.rows)
         width = kv_heads * group * head_dim
         self.q = self.random.standard_normal((self.tokens, width + 5)).astype(np.float32)
