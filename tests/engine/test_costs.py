@@ -48,3 +48,9 @@ def test_only_the_latest_count():
 def test_sizes_between_are_those_below():
     seen = costs(i5=[1.0], i7=[2.0])
     assert seen.table(TARGET) == {4: 1.0, 6: 2.0}
+
+
+def test_steps_with_drafts_are_remembered_apart():
+    seen = costs(i16=[3.0])
+    seen.note(TARGET, 16, 5.0, drafts=True)
+    assert seen.seconds(TARGET, 16) == 3.0 and seen.seconds(TARGET, 16, drafts=True) == 5.0

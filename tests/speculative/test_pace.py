@@ -26,6 +26,9 @@ class Times:
     def target(self, ids):
         return None if self.base is None else self.base + self.slope * ids
 
+    def verify(self, ids):
+        return self.target(ids)
+
     def draft(self, ids):
         return self.step
 

@@ -73,9 +73,9 @@ class Stopwatch(StepCosts):
         super().__init__()
         self.seen: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
 
-    def note(self, runner: Runner, ids: int, seconds: float) -> None:
+    def note(self, runner: Runner, ids: int, seconds: float, drafts: bool = False) -> None:
         """A step took so long."""
-        super().note(runner, ids, seconds)
+        super().note(runner, ids, seconds, drafts)
         self.seen[runner.role][ids].append(seconds)
 
     def medians(self, role: str) -> dict[int, float]:

@@ -10,43 +10,48 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ramify.engine.runner import Runner
 
+Kind = tuple["Runner", bool]  # whose steps, and whether they read drafts
 KEPT = 9  # the latest steps of a size; their median shrugs off a busy moment
 
 
 class StepCosts:
-    """Medians of measured steps, per runner and number of ids (powers of two and the halves between)."""
+    """Medians of measured steps, per runner and number of ids (powers of two and the halves between).
+
+    Steps that read drafts have tables of their own: what follows every id is looked at, not only the last of a row.
+    """
 
     def __init__(self) -> None:
-        self._seen: dict[Runner, dict[int, deque[float]]] = defaultdict(dict)
-        self._tables: dict[Runner, dict[int, float]] = {}  # a pace asks for many lengths between two steps
+        self._seen: dict[Kind, dict[int, deque[float]]] = defaultdict(dict)
+        self._tables: dict[Kind, dict[int, float]] = {}  # a pace asks for many lengths between two steps
 
-    def note(self, runner: Runner, ids: int, seconds: float) -> None:
+    def note(self, runner: Runner, ids: int, seconds: float, drafts: bool = False) -> None:
         """A step took so long."""
-        self._seen[runner].setdefault(_size(ids), deque(maxlen=KEPT)).append(seconds)
-        self._tables.pop(runner, None)
+        self._seen[runner, drafts].setdefault(_size(ids), deque(maxlen=KEPT)).append(seconds)
+        self._tables.pop((runner, drafts), None)
 
-    def table(self, runner: Runner) -> dict[int, float]:
+    def table(self, runner: Runner, drafts: bool = False) -> dict[int, float]:
         """{ids: median seconds} of the sizes that were seen, ascending; none above that of a larger size.
 
         A step is not faster for reading more: where it was, the smaller size was measured at a bad moment.
         """
-        if runner in self._tables:
-            return self._tables[runner]
+        kind = runner, drafts
+        if kind in self._tables:
+            return self._tables[kind]
         table: dict[int, float] = {}
         least = float("inf")
-        for size, seconds in sorted(self._seen[runner].items(), reverse=True):
+        for size, seconds in sorted(self._seen[kind].items(), reverse=True):
             least = min(least, median(seconds))
             table[size] = least
-        self._tables[runner] = dict(sorted(table.items()))
-        return self._tables[runner]
+        self._tables[kind] = dict(sorted(table.items()))
+        return self._tables[kind]
 
-    def seconds(self, runner: Runner, ids: int) -> float | None:
+    def seconds(self, runner: Runner, ids: int, drafts: bool = False) -> float | None:
         """What a step of so many ids takes: between sizes that were seen on a straight line; beyond the largest on
         the line from the smallest to it, or no more than it where only one was seen.
 
         None if only steps of more than twice as many ids were seen, or none at all.
         """
-        table = self.table(runner)
+        table = self.table(runner, drafts)
         sizes = list(table)
         if not sizes or sizes[0] > 2 * ids:
             return None

@@ -77,7 +77,7 @@ class Loop:
             hidden_TD = runner.forward(work)
             read = [(job, len(ids)) for (job, _), (_, ids, _) in zip(rows, work, strict=True)]
             self._settle(runner, read, hidden_TD, drafts)
-            self.costs.note(runner, len(hidden_TD), (now := perf_counter()) - began)
+            self.costs.note(runner, len(hidden_TD), (now := perf_counter()) - began, bool(drafts))
             began = now
         ended = [request for request in self.requests if request.finished]
         self.requests = [request for request in self.requests if not request.finished]

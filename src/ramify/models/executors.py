@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ from ramify.models.linear import ByteProduct, MklProduct, Packer, packable
 
 EXECUTORS = ("auto", "torch", "compiled", "int8", "int8-weights", "int4-weights")
 PATIENCE = 2.0  # seconds
-# Of the measurement: a small batch, where products differ most, and no more outputs than are packed at once.
-ROWS, OUTPUTS, REPEATS = 16, 2048, 8
+ROWS, OUTPUTS, INPUTS, REPEATS = 16, 2048, 1024, 8  # of the measurement: a small batch, where products differ most
 SLOWER = 2.0  # times as slow as torch's product, from which on kernels are not worth it
 
 
@@ -51,7 +50,7 @@ def _prepare(decoder: Decoder, executor: str) -> Decoder:
         got = f"{decoder.config.model_type}, {weight.dtype} on {weight.device.type}"
         raise OptionError("a model and a processor that there are kernels for", got, "use executor=torch")
     if executor == "auto":
-        executor = "compiled" if plain and compilable(decoder) and _worthwhile(decoder) else "torch"
+        executor = "compiled" if plain and compilable(decoder) and worthwhile() else "torch"
     decoder.executor = executor
     packer = _packer(executor, plain)
     if packer is not None:
@@ -96,18 +95,18 @@ def _packer(executor: str, plain: bool) -> Packer | None:
     return {"compiled": float_product, "int8-weights": byte_weights, "int4-weights": nibbles}[executor]
 
 
-def _worthwhile(decoder: Decoder) -> bool:
-    """Whether the kernels' product of a few rows is not much slower than torch's, for a weight of this model.
+@functools.cache
+def worthwhile() -> bool:
+    """Whether the kernels' product of a few rows is not much slower here than torch's.
 
-    What they save is elsewhere; and a choice that is not close is the same every time.
+    What they save is elsewhere. The weight is large enough that calling does not count, and the same for every model:
+    a choice that is not close is the same every time.
     """
     if not packable(torch.empty(1)):
         return True
     from ramify.models.kernels.products import float_product
 
-    layer: Any = decoder.layers[0]
-    weight = layer.mlp.up.weight.detach()[:OUTPUTS]
-    x = torch.zeros(ROWS, weight.shape[1])
+    weight, x = torch.zeros(OUTPUTS, INPUTS), torch.zeros(ROWS, INPUTS)
     return _seconds(float_product, weight, x) < SLOWER * _seconds(MklProduct, weight, x)
 
 

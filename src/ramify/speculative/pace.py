@@ -10,6 +10,7 @@ from ramify.speculative.stopping import AcceptanceRates, best_length
 LONGEST = 16  # tokens that a measured pace drafts at most
 PROBE = 1 / 32, 1 / 512  # share of the time that trying a token may take: at first, and after several that did not pay
 HORIZON = 64  # tokens of an answer within which reading what came before must have paid
+GAIN = 1.1  # times as many tokens per second that a draft must promise: less is lost where answers end, or was noise
 REST = 8  # steps for which a decision against drafting stands, unless rows end: asking anew takes time too
 PLAIN = 64  # every so many steps nothing is drafted, to measure what a draft must beat
 
@@ -19,6 +20,10 @@ class Costs(Protocol):
 
     def target(self, ids: int) -> float | None:
         """A target step that reads so many ids."""
+        ...
+
+    def verify(self, ids: int) -> float:
+        """A target step that reads so many ids, drafts among them; `target` has seen something like it."""
         ...
 
     def draft(self, ids: int) -> float | None:
@@ -87,14 +92,14 @@ class MeasuredPace:
             return most
         late = costs.catch_up()
         best = best_length(self._rates.by_position()[:most], step,
-                           lambda length: costs.target(ids + rows * length) or plain, late / HORIZON)
+                           lambda length: costs.verify(ids + rows * length) if length else plain / GAIN, late / HORIZON)
         if best:
             self._idle, self._share = 0.0, PROBE[0]
             return best
         # Where drafting does not pay nothing is learnt: one token is tried when that costs little of the time since.
         self._idle += REST * plain
         self._resting, self._rows = REST - 1, rows
-        if self._idle * self._share < late + step + (costs.target(ids + rows) or plain) - plain:
+        if self._idle * self._share < late + step + costs.verify(ids + rows) - plain:
             return 0
         self._idle, self._share = 0.0, max(self._share / 2, PROBE[1])
         return 1
