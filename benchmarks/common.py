@@ -36,12 +36,12 @@ def command() -> str:
     return shlex.join(["python", *sys.argv])
 
 
-def keep(name: str, report: dict[str, Any], text: str, folder: Path = RESULTS) -> None:
-    """Write results/NAME.json and results/NAME.md and print the latter."""
+def keep(name: str, report: dict[str, Any], text: str, folder: Path = RESULTS, as_json: bool = False) -> None:
+    """Write results/NAME.json and results/NAME.md and print the latter, or the report as one JSON object."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / f"{name}.md").write_text(text)
-    print(text)
+    print(json.dumps(report) if as_json else text)
 
 
 def random_llama(folder: Path, *, hidden: int = 576, layers: int = 30, heads: int = 9, kv_heads: int = 3,

@@ -11,23 +11,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from rich.console import Console
+from rich.progress import track
 
 Row = dict[str, Any]
 Ratio = dict[str, Any]  # value, interval
 RESAMPLES = 2000
 
 
-def gather(path: Path | None, tasks: dict[str, Callable[[], Row]], seconds: float) -> dict[str, Row]:
+def gather(path: Path | None, tasks: dict[str, Callable[[], Row]], seconds: float, title: str = "") -> dict[str, Row]:
     """The row of every task.
 
     A file keeps rows by the tasks' names, one JSON object a line, each written as soon as it is there; tasks that it
-    has are not run again. After `seconds` no new one begins: the script ends and says how much is left.
+    has are not run again. After `seconds` no new one begins: the script ends and says how much is left. With a title
+    a bar shows how far it is.
     """
     rows: dict[str, Row] = {}
     if path is not None and path.exists():
         rows = {row.pop("task"): row for row in map(json.loads, path.read_text().splitlines())}
     began = time.monotonic()
-    for name, task in tasks.items():
+    for name, task in track(tasks.items(), title, console=Console(stderr=True), transient=True, disable=not title):
         if name in rows:
             continue
         if time.monotonic() - began > seconds:
