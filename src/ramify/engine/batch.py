@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,4 +48,4 @@ def flatten(rows: list[Row]) -> tuple[Tensor, Tensor]:
     """Token ids and positions of all rows, one after another: ids_T, positions_T."""
     ids = [token for row in rows for token in row.ids]
     positions = [at for row in rows for at in row.positions]
-    return torch.tensor(ids), torch.tensor(positions)
+    return torch.from_numpy(np.array(ids)), torch.from_numpy(np.array(positions))

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ramify.engine.sequence import Context, Sequence
 
 Want = Literal["grow", "logits", "value", "logprobs", "none"]
+GENERATED: tuple[Want, ...] = ("grow", "logits")  # what reads the target's own tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -49,8 +50,6 @@ class Job:
     def restore(self) -> None:
         """Start an empty context from the prompt, if that is there by now, or still after blocks were given up."""
         context, root = self.context, self.request.root.contexts.get(self.context.runner)
-        if context.ids:
-            return
         if root is not None and root.ids:
             context.adopt(root)
         else:
@@ -80,16 +79,15 @@ class Job:
 
     def account(self, start: int, count: int, drafted: int = 0) -> None:
         """Enter `count` ids read from position `start`, the last `drafted` a draft, into the request's ledger."""
-        runner = self.context.runner
+        context = self.context
+        runner, lost, fed = context.runner, context.lost, self.sequence.fed
         page = self.request.usage.role(runner.role)
-        lost = self.context.lost
-        recomputed = agree(self.context.ids[start:], lost[start : start + count]) if lost else 0
-        fresh = start + recomputed
-        generated = self.want in ("grow", "logits")
-        prompt = max(0, min(start + count, len(self.prefix)) - fresh) if generated else count - recomputed
+        recomputed = agree(context.ids[start:], lost[start : start + count]) if lost else 0
+        fresh, end = count - recomputed, start + count
+        prompt = min(fresh, max(0, len(self.prefix) - start - recomputed)) if self.want in GENERATED else fresh
         page.recomputed += recomputed
         page.prefill += prompt
-        page.decode += count - recomputed - prompt - drafted
+        page.decode += fresh - prompt - drafted
         page.verify += drafted
-        page.flops += runner.flops(count, count * start + count * (count + 1) // 2)
-        self.sequence.fed[runner.role] = self.sequence.fed.get(runner.role, 0) + count
+        page.flops += runner.flops(count, count * (start + end + 1) // 2)
+        fed[runner.role] = fed.get(runner.role, 0) + count

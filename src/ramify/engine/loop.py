@@ -29,16 +29,19 @@ if TYPE_CHECKING:
 
 def unfinished(jobs: list[Job]) -> list[Job]:
     """Those not done; the others note their results."""
+    left = []
     for job in jobs:
         if job.done:
             job.keep()
-    return [job for job in jobs if not job.done]
+        else:
+            left.append(job)
+    return left
 
 
 def _reading(job: Job, count: int, drafts: Drafts) -> tuple[list[int], Tree | None]:
     """The ids that a row reads, and how they branch: what is pending, and a draft behind it."""
     ids = job.next_ids(count)
-    if job not in drafts:
+    if not drafts or job not in drafts:
         return ids, None
     proposal, _ = drafts[job]
     return ids + proposal.tokens, verify_tree(proposal, len(job.context.ids))

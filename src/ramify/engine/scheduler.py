@@ -40,18 +40,25 @@ class Scheduler:
         rows: list[tuple[Job, int]] = []
         taken: set[Context] = set()
         readers: set[Request] = set()
-        busy = {job.context for job in jobs}
-        for job in sorted(jobs, key=lambda job: job.pending > 1):  # stable: keeps the order of arrival
-            job.restore()
-            count = min(job.pending, budget)
-            if count == 0 or job.context in taken or (job.lacks_prompt and job.request in readers):
+        waiting = [(job.pending, job) for job in jobs]
+        waiting.sort(key=lambda entry: entry[0] > 1)  # stable: keeps the order of arrival
+        for pending, job in waiting:
+            context = job.context
+            if not context.ids:
+                job.restore()
+                pending = job.pending
+            count = min(pending, budget)
+            if count == 0 or context in taken:
                 continue
-            if job.lacks_prompt:
+            if pending > 1 and job.lacks_prompt:
+                if job.request in readers:
+                    continue
                 readers.add(job.request)
-            need = job.context.table.blocks_needed(count)
+            need = context.table.blocks_needed(count)
             if runner.pool.available - reserved < need:
-                _make_room(job, reserved + need, requests, taken | {job.context}, busy, alone=not rows)
-                need = job.context.table.blocks_needed(count)
+                busy = {job.context for job in jobs}
+                _make_room(job, reserved + need, requests, taken | {context}, busy, alone=not rows)
+                need = context.table.blocks_needed(count)
             if runner.pool.available - reserved < need:
                 if rows:
                     continue
@@ -62,7 +69,7 @@ class Scheduler:
                 need = job.context.table.blocks_needed(count)
             reserved += need
             budget -= count
-            taken.add(job.context)
+            taken.add(context)
             rows.append((job, count))
         return rows
 
