@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -28,7 +28,7 @@ from ramify.api import LLM, load_reward
 from ramify.bench.questions import Question, embedded
 from ramify.engine import Engine
 from ramify.models import load_model
-from ramify.sampling.draws import Key, KeyedDraws
+from ramify.types import Result
 
 METHODS = {"best_of_n": "Best-of-N", "treebon": "TreeBoN", "speculative_rejection": "Speculative Rejection"}
 SIDES = ("ramify", "transformers")
@@ -43,30 +43,26 @@ class Side(Protocol):
         ...
 
 
-class CountedDraws(KeyedDraws):
-    """The engine's random numbers, counting the tokens that are drawn."""
-
-    count = 0
-
-    def categorical(self, probs_RV: torch.Tensor, keys: Sequence[Key]) -> list[int]:
-        """See `Draws`."""
-        self.count += len(keys)
-        return super().categorical(probs_RV, keys)
-
-
 class Ours:
     """The engine. read and judged: positions that target and reward model computed."""
 
-    def __init__(self, model: str, reward: str, max_tokens: int) -> None:
-        self.draws, self.max_tokens = CountedDraws(), max_tokens
-        self.llm = LLM(Engine(load_model(model), draws=self.draws, prefix_cache=False), load_reward(reward))
+    def __init__(self, model: str, reward: str, max_tokens: int, executor: str) -> None:
+        self.max_tokens = max_tokens
+        self.llm = LLM(Engine(load_model(model, executor=executor), prefix_cache=False),
+                       load_reward(reward, executor=executor))
 
     def search(self, method: str, question: Question, n: int, seed: int) -> Row:
         """See `Side`."""
-        self.draws.count, began = 0, time.perf_counter()
-        result = self.llm.generate(question.prompt, method, n=n, seed=seed, max_tokens=self.max_tokens)
-        seconds = time.perf_counter() - began
-        return {"seconds": seconds, "written": self.draws.count, "read": result.usage.target.tokens,
+        began, engine = time.perf_counter(), self.llm.engine
+        search, params = self.llm.plan(method, {"n": n, "max_tokens": self.max_tokens})
+        request = engine.submit(question.prompt, search, params, method=method, seed=seed)
+        while not request.finished:
+            engine.step()
+        seconds, result = time.perf_counter() - began, request.outcome
+        assert isinstance(result, Result)
+        # A fork begins with its parent's tokens, which grows no more.
+        written = sum(len(at.tokens) - len(at.parent.tokens) for at in request.sequences if at.parent is not None)
+        return {"seconds": seconds, "written": written, "read": result.usage.target.tokens,
                 "judged": result.usage.reward.tokens, "reward": result.reward,
                 "right": question.is_right(result.text)}
 
@@ -100,8 +96,8 @@ def one_problem(sides: dict[str, Side], question: Question, n: int, at: int) -> 
 
 def summary(method: str, problems: list[Row]) -> Row:
     """One method over all problems. Ratios are of tokens per second, ours over theirs, problem by problem."""
-    of = {side: {key: np.array([row[method][side][key] for row in problems], float) for key in problems[0][method][side]}
-          for side in SIDES}
+    keys = problems[0][method][SIDES[0]]
+    of = {side: {key: np.array([row[method][side][key] for row in problems], float) for key in keys} for side in SIDES}
     speeds = {side: of[side]["written"] / of[side]["seconds"] for side in SIDES}
     ratios = speeds["ramify"] / speeds["transformers"]
     return {"method": method, "ratio": median_ratio(speeds["ramify"], speeds["transformers"]),
@@ -116,10 +112,12 @@ def table(report: Row) -> str:
     """The report in Markdown."""
     lines = ["# Searches beside the same searches in transformers", "", in_words(report["machine"]) + ".", "",
              f"{report['model']} with {report['reward']}, n = {report['n']}, answers of at most "
-             f"{report['max_tokens']} tokens, temperature 1, float32; {report['problems']} evaluation problems, one "
-             f"search at a time, in turns. Printed by `{report['command']}`.", "",
+             f"{report['max_tokens']} tokens, temperature 1; our executor {report['executor']}, transformers in "
+             f"float32; {report['problems']} evaluation problems, one search at a time, in turns. Printed by "
+             f"`{report['command']}`.", "",
              "| method | tokens/s ratio (95 %) | lowest to highest | seconds ratio | tokens/s | seconds a problem | "
-             "tokens drawn | target read | reward model read | mean reward |", "|---|---|---|---|---|---|---|---|---|---|"]
+             "tokens drawn | target read | reward model read | mean reward |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
     for row in report["rows"]:
         pairs = [" / ".join(f"{row[side][key]:{form}}" for side in SIDES) for key, form in (
             ("tokens_per_second", ".0f"), ("seconds", ".3f"), ("written", ".0f"), ("read", ".0f"), ("judged", ".0f"),
@@ -145,6 +143,7 @@ def main() -> None:
     parser.add_argument("--problems", type=int, default=12)
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--executor", default="auto", help="of our side; transformers stays in float32")
     parser.add_argument("--seed", type=int, default=0, help="of the problems")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rows", type=Path, help="a file that keeps what was measured, to go on another time")
@@ -154,14 +153,14 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     hardware, models = machine(), (args.model, args.reward, args.max_tokens)
-    sides: dict[str, Side] = {"ramify": Ours(*models), "transformers": Transformers(*models)}
+    sides: dict[str, Side] = {"ramify": Ours(*models, args.executor), "transformers": Transformers(*models)}
     questions = embedded(args.problems + 1, args.seed)
     one_problem(sides, questions.pop(), args.n, 0)  # warm up
     tasks: dict[str, Callable[[], Row]] = {
         f"problem {at}": partial(one_problem, sides, question, args.n, at) for at, question in enumerate(questions)}
     found = gather(args.rows, tasks, args.seconds, "searching")
     report = {"command": command(), "machine": hardware, **{
-        name: getattr(args, name) for name in ("model", "reward", "n", "max_tokens", "problems", "seed")},
+        name: getattr(args, name) for name in ("model", "reward", "n", "max_tokens", "problems", "seed", "executor")},
         "rows": [summary(method, list(found.values())) for method in METHODS]}
     keep("search_speed", report, table(report), args.out, args.json)
 

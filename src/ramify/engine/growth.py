@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 def sample(jobs: list[Job], logits_RV: Tensor, draws: Draws, model: Model) -> None:
     """Draw and commit one token for every job."""
-    prompts, keys = [job.sequence.prompt for job in jobs], [_key(job.sequence) for job in jobs]
+    sequences = [job.sequence for job in jobs]
+    prompts, keys = [at.prompt for at in sequences], [Key(at.stream, len(at.tokens), TOKEN) for at in sequences]
     for rows in _alike(prompts):
         params, some_RV, some = prompts[rows[0]].params, rows_of(logits_RV, rows), [keys[row] for row in rows]
         if model.decoder.fused is not None and is_plain(params) and isinstance(draws, KeyedDraws):
@@ -30,13 +31,13 @@ def sample(jobs: list[Job], logits_RV: Tensor, draws: Draws, model: Model) -> No
             drawn = draw(some_RV.numpy(), params.temperature, uniforms(some))
             tokens, logprobs = (numbers.tolist() for numbers in drawn)
         else:
-            probs_RV = _transformed(prompts[rows[0]], some_RV, rows, lambda row: jobs[row].sequence.tokens)
+            probs_RV = _transformed(prompts[rows[0]], some_RV, rows, lambda row: sequences[row].tokens)
             tokens = draws.categorical(probs_RV, some)
             token_R1 = torch.tensor(tokens, device=some_RV.device)[:, None]
             logprobs = some_RV.log_softmax(-1).gather(-1, token_R1)[:, 0].tolist()
         for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
             jobs[row].grow -= 1
-            commit(jobs[row].sequence, token, logprob, model.tokenizer)
+            commit(sequences[row], token, logprob, model.tokenizer)
 
 
 def distributions(prompts: list[Prompt], logits_RV: Tensor, answer: Callable[[int], list[int]]) -> Tensor:
@@ -53,16 +54,14 @@ def distributions(prompts: list[Prompt], logits_RV: Tensor, answer: Callable[[in
     return probs_RV
 
 
-def _key(sequence: Sequence) -> Key:
-    return Key(sequence.stream, len(sequence.tokens), TOKEN)
-
-
 def _alike(prompts: list[Prompt]) -> list[list[int]]:
     """The rows whose prompts have one kind of options, for each kind."""
-    kinds = {id(prompt): _kind(prompt) for prompt in prompts}
+    kinds = {prompt: _kind(prompt) for prompt in dict.fromkeys(prompts)}
+    if len(set(kinds.values())) == 1:
+        return [list(range(len(prompts)))]
     alike: dict[Hashable, list[int]] = defaultdict(list)
     for row, prompt in enumerate(prompts):
-        alike[kinds[id(prompt)]].append(row)
+        alike[kinds[prompt]].append(row)
     return list(alike.values())
 
 

@@ -50,6 +50,8 @@ class Job:
     def restore(self) -> None:
         """Start an empty context from the prompt, if that is there by now, or still after blocks were given up."""
         context, root = self.context, self.request.root.contexts.get(self.context.runner)
+        if context.ids:
+            return
         if root is not None and root.ids:
             context.adopt(root)
         else:
@@ -61,7 +63,8 @@ class Job:
 
     def return_prompt(self) -> None:
         """Let the others share the prompt that this job had to read again."""
-        context, root = self.context, self.request.root.contexts[self.context.runner]
+        context = self.context
+        root = self.request.root.contexts[context.runner]
         if not root.ids and len(context.ids) >= len(self.prefix):
             root.adopt(context)
             root.rewind(len(self.prefix))
@@ -83,11 +86,12 @@ class Job:
         runner, lost, fed = context.runner, context.lost, self.sequence.fed
         page = self.request.usage.role(runner.role)
         recomputed = agree(context.ids[start:], lost[start : start + count]) if lost else 0
-        fresh, end = count - recomputed, start + count
-        prompt = min(fresh, max(0, len(self.prefix) - start - recomputed)) if self.want in GENERATED else fresh
+        fresh, prompt = count - recomputed, count - recomputed
+        if self.want in GENERATED:
+            prompt = min(fresh, max(0, len(self.prefix) - start - recomputed))
         page.recomputed += recomputed
         page.prefill += prompt
         page.decode += fresh - prompt - drafted
         page.verify += drafted
-        page.flops += runner.flops(count, count * (start + end + 1) // 2)
+        page.flops += runner.flops(count, count * (2 * start + count + 1) // 2)
         fed[runner.role] = fed.get(runner.role, 0) + count

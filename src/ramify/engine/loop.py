@@ -127,9 +127,10 @@ class Loop:
         end = 0
         for job, count in read:
             first, end = end, end + count
-            job.account(len(job.context.ids) - count, count, len(drafts[job][0]) if job in drafts else 0)
+            drafted = len(drafts[job][0]) if drafts and job in drafts else 0
+            job.account(len(job.context.ids) - count, count, drafted)
             job.return_prompt()
-            if job in drafts:
+            if drafted:
                 ends["verify"].append(job)
                 places["verify"] += range(first, end)
             elif job.want == "logprobs":

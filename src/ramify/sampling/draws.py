@@ -9,6 +9,7 @@ every outcome with its probability.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -82,7 +83,7 @@ def uniforms(keys: Sequence[Key]) -> np.ndarray:
     if len(keys) < FEW:
         return np.array([uniform(key) for key in keys])
     state_R = np.zeros(len(keys), np.uint64)
-    for word_R in np.array(keys, np.uint64).T:
+    for word_R in np.fromiter(chain.from_iterable(keys), np.uint64, 3 * len(keys)).reshape(-1, 3).T:
         state_R += word_R + np.uint64(0x9E3779B97F4A7C15)
         state_R = (state_R ^ (state_R >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         state_R = (state_R ^ (state_R >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
