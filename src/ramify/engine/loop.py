@@ -127,10 +127,10 @@ class Loop:
         end = 0
         for job, count in read:
             first, end = end, end + count
-            drafted = len(drafts[job][0]) if drafts and job in drafts else 0
-            job.account(len(job.context.ids) - count, count, drafted)
+            nodes = len(drafts[job][0]) if drafts and job in drafts else 0
+            job.account(len(job.context.ids) - count, count, nodes)
             job.return_prompt()
-            if drafted:
+            if nodes:
                 ends["verify"].append(job)
                 places["verify"] += range(first, end)
             elif job.want == "logprobs":
