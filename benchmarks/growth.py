@@ -3,12 +3,12 @@
     python benchmarks/growth.py [--models mini-math,random:135m] [--rows FILE --seconds 90] [--json]
 
 Candidates: plain sampling of one short prompt, so many candidates at once, none of which ends early. Length: so many
-tokens for each of a few candidates, up to the model's context. Every point is a process of its own, whose memory is
-its own: seconds are the least of some runs, memory is the most that the process held beyond what it held when the model
-was loaded, tokens are those that the model read. Slopes are fitted to logarithms: 1 is linear in the candidates or the
-length, 2 quadratic. Attention over what a candidate wrote itself makes arithmetic grow by the square of the length, so
-the FLOPs are fitted too. A step's part outside the forward tells what Python takes for a row. `--rows` keeps what was
-measured.
+tokens for each of a few candidates, up to mini-math's context, or 1,024 positions. Every point is a process of its own,
+whose memory is its own: seconds are the least of some runs, memory is the most that the process held beyond what it
+held when the model was loaded, tokens are those that the model read. Slopes are fitted to logarithms: 1 is linear in
+the candidates or the length, 2 quadratic. Attention over what a candidate wrote itself makes arithmetic grow by the
+square of the length, so the FLOPs are fitted too. A step's part outside the forward tells what Python takes for a row.
+`--rows` keeps what was measured.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ def points(models: list[str]) -> list[Point]:
         prompt, tokens, widest, few, positions = SHAPES[model]
         found += [(model, "candidates", Workload(str(n), 1, prompt, n, tokens))
                   for n in (1, 4, 16, 64, 256, 1024) if n <= widest]
-        found += [(model, "length", Workload(str(length), 1, prompt, few, length - prompt))
-                  for length in (64, 128, 256, 512, 1024) if length <= positions]
+        longest = positions - prompt
+        found += [(model, "length", Workload(str(length), 1, prompt, few, length))
+                  for length in (32, 64, 128, 256, 512, longest) if length <= longest]
     return found
 
 
@@ -103,15 +104,16 @@ def curves(rows: list[Row]) -> list[Row]:
     found = []
     for model, grows in dict.fromkeys((row["model"], row["grows"]) for row in rows):
         own = [row for row in rows if (row["model"], row["grows"]) == (model, grows)]
-        wide = 16 if grows == "candidates" else 128
+        wide = 16 if grows == "candidates" else 32
         found.append({"model": model, "grows": grows, "wide": wide, "points": own, "slopes": slopes(own, wide)})
     return found
 
 
 def picture(report: Row, path: Path) -> None:
-    """Seconds, and memory, against size, both logarithmic; beside each line its slope where it is wide."""
+    """Seconds and memory against size, all logarithmic; in the legend each line's slope where it is wide."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     from ramify.bench.plot import COLOURS, FAINT, MARKS, STYLE
 
@@ -134,8 +136,10 @@ def picture(report: Row, path: Path) -> None:
                 axes.set_xscale("log", base=2)
                 axes.set_yscale("log")
                 axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter())
                 axes.set_title(label, loc="left", fontweight="bold", fontsize=11)
-                axes.set_xlabel("candidates" if grows == "candidates" else "positions of prompt and answer")
+                axes.set_xlabel("candidates" if grows == "candidates" else "tokens of each candidate")
                 axes.legend(frameon=False, loc="upper left")
                 axes.spines[["top", "right"]].set_visible(False)
                 axes.grid(color="#e8e8e8", linewidth=0.8)

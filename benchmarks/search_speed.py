@@ -25,7 +25,9 @@ from common import RESULTS, command, in_words, keep, machine
 from paired import Row, gather, median_ratio
 
 from ramify.api import LLM, load_reward
+from ramify.bench.machine import measure_limits
 from ramify.bench.questions import Question, embedded
+from ramify.bench.watch import Watch
 from ramify.engine import Engine
 from ramify.models import load_model
 from ramify.types import Result
@@ -64,7 +66,7 @@ class Ours:
         written = sum(len(at.tokens) - len(at.parent.tokens) for at in request.sequences if at.parent is not None)
         return {"seconds": seconds, "written": written, "read": result.usage.target.tokens,
                 "judged": result.usage.reward.tokens, "reward": result.reward,
-                "right": question.is_right(result.text)}
+                "right": question.is_right(result.text), "flops": result.usage.flops}
 
 
 class Transformers:
@@ -88,6 +90,25 @@ class Transformers:
                 "reward": answer.reward, "right": question.is_right(text)}
 
 
+def where(ours: Ours, questions: list[Question], n: int, multiply: float) -> Row:
+    """Where the seconds of our searches go, by method. bound: of all arithmetic at `multiply` operations per second."""
+    model, found = ours.llm.model, {}
+    for method in METHODS:
+        sums = {"target": 0.0, "reward": 0.0, "outside": 0.0, "gflop": 0.0, "bound": 0.0}
+        for at, question in enumerate(questions):
+            with Watch(ours.llm.engine) as watch:
+                row = ours.search(method, question, n, at)
+            inside = 0.0
+            for forward in (forward for turn in watch.turns for forward in turn.forwards):
+                sums["target" if forward.model is model else "reward"] += forward.seconds
+                inside += forward.seconds
+            sums["outside"] += sum(turn.seconds for turn in watch.turns) - inside
+            sums["gflop"] += row["flops"] / 1e9
+            sums["bound"] += row["flops"] / multiply
+        found[method] = {key: value / len(questions) for key, value in sums.items()}
+    return found
+
+
 def one_problem(sides: dict[str, Side], question: Question, n: int, at: int) -> Row:
     """Every method on both sides, the first of them by turns."""
     names = list(sides)[:: 1 if at % 2 else -1]
@@ -96,7 +117,7 @@ def one_problem(sides: dict[str, Side], question: Question, n: int, at: int) -> 
 
 def summary(method: str, problems: list[Row]) -> Row:
     """One method over all problems. Ratios are of tokens per second, ours over theirs, problem by problem."""
-    keys = problems[0][method][SIDES[0]]
+    keys = problems[0][method]["transformers"]
     of = {side: {key: np.array([row[method][side][key] for row in problems], float) for key in keys} for side in SIDES}
     speeds = {side: of[side]["written"] / of[side]["seconds"] for side in SIDES}
     ratios = speeds["ramify"] / speeds["transformers"]
@@ -126,13 +147,19 @@ def table(report: Row) -> str:
         lines.append(f"| {METHODS[row['method']]} | **{row['ratio']['value']:.2f}** ({low:.2f} to {high:.2f}) | "
                      f"{row['lowest']:.2f} to {row['highest']:.2f} | {row['time_ratio']['value']:.2f} | "
                      f"{' | '.join(pairs)} |")
+    lines += ["", "| method, ours | ms in the target's forwards | in the reward model's | outside of both | GFLOP | "
+              "their ms at the machine's limit |", "|---|---|---|---|---|---|"]
+    for method, spent in report["where"].items():
+        cells = [f"{1e3 * spent[key]:.0f}" for key in ("target", "reward", "outside")]
+        lines.append(f"| {METHODS[method]} | {' | '.join(cells)} | {spent['gflop']:.1f} | {1e3 * spent['bound']:.0f} |")
     short = [METHODS[row["method"]] for row in report["rows"] if row["ratio"]["value"] < WANTED]
     verdict = f"below the {WANTED:g} times that are wanted: {', '.join(short)}" if short else (
         f"all reach the {WANTED:g} times that are wanted")
     return "\n".join([*lines, "", f"Of tokens per second {verdict}. Ratios are medians over problems; pairs are Ramify "
                       "/ transformers, medians of speeds and times, means of counts. Read: positions that a model "
                       "computed, for transformers with padding; it reads the prompt for every candidate, and a whole "
-                      "text for every reward.", ""])
+                      f"text for every reward. The limit is {report['multiply'] / 1e9:.0f} GFLOP/s, float32 matrices.",
+                      ""])
 
 
 def main() -> None:
@@ -149,11 +176,13 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, help="a file that keeps what was measured, to go on another time")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no new problem after so long")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--name", default="search_speed", help="of the results")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     hardware, models = machine(), (args.model, args.reward, args.max_tokens)
-    sides: dict[str, Side] = {"ramify": Ours(*models, args.executor), "transformers": Transformers(*models)}
+    ours, multiply = Ours(*models, args.executor), measure_limits().multiply
+    sides: dict[str, Side] = {"ramify": ours, "transformers": Transformers(*models)}
     questions = embedded(args.problems + 1, args.seed)
     one_problem(sides, questions.pop(), args.n, 0)  # warm up
     tasks: dict[str, Callable[[], Row]] = {
@@ -161,8 +190,9 @@ def main() -> None:
     found = gather(args.rows, tasks, args.seconds, "searching")
     report = {"command": command(), "machine": hardware, **{
         name: getattr(args, name) for name in ("model", "reward", "n", "max_tokens", "problems", "seed", "executor")},
-        "rows": [summary(method, list(found.values())) for method in METHODS]}
-    keep("search_speed", report, table(report), args.out, args.json)
+        "rows": [summary(method, list(found.values())) for method in METHODS], "multiply": multiply,
+        "where": where(ours, questions[:4], args.n, multiply)}
+    keep(args.name, report, table(report), args.out, args.json)
 
 
 if __name__ == "__main__":
