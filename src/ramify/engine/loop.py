@@ -73,14 +73,17 @@ class Loop:
         for runner, rows in self.scheduler.plan(jobs, self.requests).items():
             planned = perf_counter()
             drafts = draft(self, rows) if runner is self.target else {}
-            began += perf_counter() - planned  # drafts have costs of their own
+            drafting = perf_counter() - planned
             work = [(job.context, *_reading(job, count, drafts)) for job, count in rows]
             for request in {job.request for job, _ in rows}:
                 request.usage.role(runner.role).calls += 1
             hidden_TD = runner.forward(work)
             read = [(job, len(ids)) for (job, _), (_, ids, _) in zip(rows, work, strict=True)]
             self._settle(runner, read, hidden_TD, drafts)
-            self.costs.note(runner, len(hidden_TD), (now := perf_counter()) - began, bool(drafts))
+            now = perf_counter()
+            self.costs.note(runner, len(hidden_TD), now - began - drafting, bool(drafts))  # drafts have their own
+            for pace in {job.request.speculation.pace for job in drafts if job.request.speculation}:
+                pace.took(now - began)
             began = now
         ended = [request for request in self.requests if request.finished]
         self.requests = [request for request in self.requests if not request.finished]

@@ -253,7 +253,10 @@ class _Once:
         tokens, self.tokens = self.tokens, 0
         return tokens
 
-    def observe(self, drafted: int, accepted: int) -> None:
+    def observe(self, drafted: int, accepted: int, committed: int) -> None:
+        """See `Pace`."""
+
+    def took(self, seconds: float) -> None:
         """See `Pace`."""
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
+from statistics import fmean, median
 from typing import Protocol
 
 from ramify.speculative.stopping import AcceptanceRates, best_length
@@ -10,7 +14,8 @@ from ramify.speculative.stopping import AcceptanceRates, best_length
 LONGEST = 16  # tokens that a measured pace drafts at most
 PROBE = 1 / 32, 1 / 512  # share of the time that trying a token may take: at first, and after several that did not pay
 HORIZON = 64  # tokens of an answer within which reading what came before must have paid
-GAIN = 1.1  # times as many tokens per second that a draft must promise: less is lost where answers end, or was noise
+GAIN = 1.05  # times as many tokens per second that a draft must promise: less is noise
+KEPT = 9  # drafted steps that tell how far promises are kept
 REST = 8  # steps for which a decision against drafting stands, unless rows end: asking anew takes time too
 PLAIN = 64  # every so many steps nothing is drafted, to measure what a draft must beat
 
@@ -45,8 +50,12 @@ class Pace(Protocol):
         """Tokens to draft for each of `rows` candidates in a step that reads `ids` without drafts; 0 for none."""
         ...
 
-    def observe(self, drafted: int, accepted: int) -> None:
-        """One verification: the depth of what was drafted, and how much of that was accepted."""
+    def observe(self, drafted: int, accepted: int, committed: int) -> None:
+        """One verification: the depth of what was drafted, how much of that was accepted, and the tokens it gave."""
+        ...
+
+    def took(self, seconds: float) -> None:
+        """The step in which the drafts of the last `length` were verified, from before they were drafted."""
         ...
 
 
@@ -60,7 +69,10 @@ class FixedPace:
         """See `Pace`."""
         return self.tokens
 
-    def observe(self, drafted: int, accepted: int) -> None:
+    def observe(self, drafted: int, accepted: int, committed: int) -> None:
+        """See `Pace`."""
+
+    def took(self, seconds: float) -> None:
         """See `Pace`."""
 
 
@@ -77,6 +89,8 @@ class MeasuredPace:
         self._steps = 0
         self._idle, self._share = 0.0, PROBE[0]
         self._resting, self._rows = 0, 0
+        self._promise, self._gave = (0.0, 1.0), list[int]()  # seconds of a drafted step and tokens per row
+        self._slower, self._fewer = deque([1.0], maxlen=KEPT), deque([(1.0, 1.0)], maxlen=KEPT)  # what came of promises
 
     def length(self, rows: int, ids: int, costs: Costs) -> int:
         """See `Pace`. Never beyond twice the longest draft so far: what longer ones cost is not known yet."""
@@ -90,21 +104,39 @@ class MeasuredPace:
         most = min(LONGEST, 2 * self._longest)
         if step is None:  # the first look of a draft reads its prompt; the second one shows what a step costs
             return most
-        late = costs.catch_up()
-        best = best_length(self._rates.by_position()[:most], step,
-                           lambda length: costs.verify(ids + rows * length) if length else plain / GAIN, late / HORIZON)
-        if best:
-            self._idle, self._share = 0.0, PROBE[0]
-            return best
-        # Where drafting does not pay nothing is learnt: one token is tried when that costs little of the time since.
-        self._idle += REST * plain
-        self._resting, self._rows = REST - 1, rows
-        if self._idle * self._share < late + step + costs.verify(ids + rows) - plain:
-            return 0
-        self._idle, self._share = 0.0, max(self._share / 2, PROBE[1])
-        return 1
+        rates, late = self._rates.by_position()[:most], costs.catch_up()
 
-    def observe(self, drafted: int, accepted: int) -> None:
+        def verify(length: int) -> float:
+            return costs.verify(ids + rows * length) if length else plain / GAIN / self._excess()
+
+        length = best_length(rates, step, verify, late / HORIZON)
+        if length:
+            self._idle, self._share = 0.0, PROBE[0]
+        else:
+            # Where drafting does not pay nothing is learnt: a token is tried when that costs little of the time since.
+            self._idle += REST * plain
+            self._resting, self._rows = REST - 1, rows
+            if self._idle * self._share < late + step + verify(1) - plain:
+                return 0
+            self._idle, self._share, length = 0.0, max(self._share / 2, PROBE[1]), 1
+        self._promise = length * step + verify(length), 1 + sum(accumulate(rates[:length], mul))
+        return length
+
+    def observe(self, drafted: int, accepted: int, committed: int) -> None:
         """See `Pace`."""
         self._longest = max(self._longest, drafted)
         self._rates.observe(drafted, accepted)
+        self._gave.append(committed)
+
+    def took(self, seconds: float) -> None:
+        """See `Pace`."""
+        expected, tokens = self._promise
+        if expected and self._gave:
+            self._slower.append(seconds / expected)
+            self._fewer.append((tokens, fmean(self._gave)))
+        self._promise, self._gave = (0.0, 1.0), []
+
+    def _excess(self) -> float:
+        """The seconds per token of drafted steps, over what they promised: texts end, and prompts come to be read."""
+        expected, gave = map(sum, zip(*self._fewer, strict=True))
+        return median(self._slower) * expected / gave

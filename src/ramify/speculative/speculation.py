@@ -76,7 +76,7 @@ class Speculation:
         self.rejections += 0 if ended else verdict.rejections
         self.verified += 1
         self.committed += committed
-        self.pace.observe(committed if ended else max(proposal.depths), accepted)
+        self.pace.observe(committed if ended else max(proposal.depths), accepted, committed)
 
     def to_dict(self) -> dict[str, Any]:
         """The `speculative` block of a result."""
