@@ -156,7 +156,7 @@ def test_sizes_do_not_change_with_packing():
     before = decoder.num_parameters, decoder.flops(3, 6), decoder.kv_bytes_per_token, decoder.dtype
     assert before[0] == sum(parameter.numel() for parameter in decoder.parameters())
     assert before[2] == 2 * 3 * 2 * 16 * 4
-    decoder.pack(MklProduct)
+    decoder.fill(dict(decoder.named_parameters()), Packers(MklProduct))
     assert (decoder.num_parameters, decoder.flops(3, 6), decoder.kv_bytes_per_token, decoder.dtype) == before
 
 
@@ -167,7 +167,8 @@ def test_a_packed_decoder_is_the_same(tied):
     tokens, positions = random_tokens(20), torch.arange(20)
     attend = DenseAttention(decoder.config, [20])
     before = decoder.logits(decoder(tokens, positions, attend))
-    after = decoder.pack(MklProduct).logits(decoder(tokens, positions, attend))
+    decoder.fill(dict(decoder.named_parameters()), Packers(MklProduct))
+    after = decoder.logits(decoder(tokens, positions, attend))
     assert (before - after).abs().max() <= 1e-4 * before.abs().max()
 
 

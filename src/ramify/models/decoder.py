@@ -6,7 +6,7 @@ K rows picked by the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ramify.models.config import ModelConfig
-from ramify.models.linear import Linear, Packer
+from ramify.models.linear import Linear, Packers, Rows, Table
 from ramify.models.rope import angles, rotate
 
 if TYPE_CHECKING:
@@ -117,9 +117,9 @@ class Layer(nn.Module):
         return x_TD + self.mlp_out(self.mlp(self.mlp_in(x_TD)))
 
 
-def table(rows: int, size: int) -> nn.Embedding:
-    """An embedding without initial values: drawing them costs a second of imports on the meta device."""
-    return nn.Embedding.from_pretrained(torch.empty(rows, size), freeze=False)
+def _take(module: nn.Module, sources: Mapping[str, Rows]) -> None:
+    for name, source in sources.items():
+        module.register_parameter(name, nn.Parameter(source[:], requires_grad=False))
 
 
 class Decoder(nn.Module):
@@ -132,8 +132,8 @@ class Decoder(nn.Module):
         """`vocabulary` False leaves the projection out: a reward model has none."""
         super().__init__()
         self.config = config
-        self.embed = table(config.vocab_size, config.hidden_size)
-        self.positions = None if config.rope else table(config.max_positions, config.hidden_size)
+        self.embed = Table(config.vocab_size, config.hidden_size)
+        self.positions = None if config.rope else Table(config.max_positions, config.hidden_size)
         self.layers = nn.ModuleList(Layer(config, index) for index in range(config.num_layers))
         self.norm = Norm(config, config.hidden_size)
         own = vocabulary and not config.tie_embeddings
@@ -176,23 +176,52 @@ class Decoder(nn.Module):
         cap = self.config.logit_softcap
         return logits_KV if cap is None else torch.tanh(logits_KV / cap) * cap
 
-    def pack(self, packer: Packer) -> Decoder:
-        """Lay the projections out for speed; weights can no longer be read or trained.
+    def fill(self, sources: Mapping[str, Rows], packers: Packers | None = None) -> Decoder:
+        """Take every parameter from `sources`, which has them by name; for inference only.
 
-        No second copy is kept, but for a tied vocabulary projection: the embedding table has to stay as it is.
+        With `packers`, projections are laid out for speed as they are read, one whole at a time and those of the
+        vocabulary a few rows at a time, so that only the packed form is ever there as a whole. Weights can no longer
+        be read then.
         """
-        if self.tied:
-            self.head = Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
-            self.head.weight = self.embed.weight
-        for module in self.modules():
-            if isinstance(module, Linear):
-                module.pack(packer)
+        for path, module in list(self.named_modules()):
+            own = {name: sources[f"{path}.{name}"] for name, _ in module.named_parameters(recurse=False)}
+            if packers is not None and isinstance(module, Linear):
+                weight = own.pop("weight")
+                _take(module, own)
+                module.pack(packers.projections, weight if module is self.head else weight[:])
+            elif packers is not None and packers.table is not None and module is self.embed:
+                self.embed.pack(packers.table, own["weight"])
+            else:
+                _take(module, own)
+        if packers is not None and self.tied:
+            self._project_by_table(packers)
         return self
+
+    def _project_by_table(self, packers: Packers) -> None:
+        """A vocabulary projection that is the packed table, or beside a table that is not packed a copy of it."""
+        product = self.embed.product
+        with torch.device("meta"):
+            self.head = Linear(self.config.hidden_size, self.config.vocab_size, bias=False)
+        self.head.pack(packers.projections if product is None else lambda *_: product, self.embed.weight)
 
     @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         return self.embed.weight.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """What all weights take, as they lie in memory."""
+        products = {module.product for module in self.modules() if isinstance(module, Linear | Table)}
+        return sum(part.nbytes for part in (*self.parameters(), *products) if part is not None)
+
+    @property
+    def nbytes_read(self) -> int:
+        """Of them those that a step reads: of tables it looks up a few rows."""
+        looked_up = 0 if self.positions is None else self.positions.nbytes
+        if not self.tied or (self.head is not None and self.head.product is not self.embed.product):
+            looked_up += self.embed.nbytes
+        return self.nbytes - looked_up
 
     @property
     def kv_bytes_per_token(self) -> int:

@@ -6,61 +6,62 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from ramify.errors import OptionError
+from ramify.models.config import ModelConfig
 from ramify.models.decoder import Decoder
-from ramify.models.linear import ByteProduct, MklProduct, Packer, packable
+from ramify.models.linear import ByteProduct, MklProduct, Packer, Packers, Rows, packable
 
 EXECUTORS = ("auto", "torch", "compiled", "int8", "int8-weights", "int4-weights")
 PATIENCE = 2.0  # seconds
 ROWS, OUTPUTS, INPUTS, REPEATS = 16, 2048, 1024, 8  # of the measurement: a small batch, where products differ most
+_SIMULATION = Packers(ByteProduct, ByteProduct)
 SLOWER = 2.0  # times as slow as torch's product, from which on kernels are not worth it
 
 
-def prepare(decoder: Decoder, executor: str = "auto") -> Decoder:
-    """Pack a decoder's projections for an executor, and set `decoder.executor` to the one that was chosen.
+def assemble(decoder: Decoder, sources: Mapping[str, Rows], executor: str = "auto") -> None:
+    """Fill a decoder from `sources`, packed as its executor wants it, and set `decoder.executor` to the one chosen.
 
     "torch" runs operator by operator, with MKL's packed products where there are any. "compiled" runs all layers in
     one call of machine code, in float32 as well. "int8" is the same with weights of one byte, and the inputs of every
-    product rounded to bytes as they come; "int8-weights" and "int4-weights" round weights only. These three change
-    results beyond the rounding of float32, so "auto" never takes them: it takes "compiled" where there is it, unless
-    a short measurement says that its products are slow here.
+    product rounded to bytes as they come; "int8-weights" and "int4-weights" round weights only. These three round the
+    embedding table to bytes, too; they change results beyond the rounding of float32, so "auto" never takes them: it
+    takes "compiled" where there is it, unless a short measurement says that its products are slow here.
 
     Raises:
         OptionError: an unknown executor, or one that this model, its dtype or this machine does not have.
     """
     with _patience():
-        return _prepare(decoder, executor)
+        table = sources["embed.weight"]
+        plain = table.device.type == "cpu" and table.dtype == torch.float32
+        decoder.executor = _chosen(decoder.config, table, plain, executor)
+        packers = _packers(decoder.executor, plain)
+        decoder.fill(sources, packers)
+        if decoder.executor != "torch" and packers is not _SIMULATION and compilable(decoder.config):
+            from ramify.models.kernels.fused import Fused
+
+            decoder.fused = Fused(decoder)
+            decoder.fused.warm()
 
 
-def _prepare(decoder: Decoder, executor: str) -> Decoder:
+def _chosen(config: ModelConfig, table: Rows, plain: bool, executor: str) -> str:
+    """The executor; `plain`: float32 on a CPU."""
     if executor not in EXECUTORS:
         raise OptionError(f"an executor among {', '.join(EXECUTORS)}", repr(executor), "choose one of them")
-    weight = decoder.embed.weight
-    plain = weight.device.type == "cpu" and weight.dtype == torch.float32
     if executor.startswith("int") and not plain:
-        got = f"{weight.dtype} on {weight.device.type}"
+        got = f"{table.dtype} on {table.device.type}"
         raise OptionError(f"float32 weights on a CPU for executor={executor}", got, "use executor=torch")
-    if executor == "compiled" and not (plain and compilable(decoder)):
-        got = f"{decoder.config.model_type}, {weight.dtype} on {weight.device.type}"
+    if executor == "compiled" and not (plain and compilable(config)):
+        got = f"{config.model_type}, {table.dtype} on {table.device.type}"
         raise OptionError("a model and a processor that there are kernels for", got, "use executor=torch")
     if executor == "auto":
-        executor = "compiled" if plain and compilable(decoder) and worthwhile() else "torch"
-    decoder.executor = executor
-    packer = _packer(executor, plain)
-    if packer is not None:
-        decoder.pack(packer)
-    if executor != "torch" and packer is not ByteProduct and compilable(decoder):
-        from ramify.models.kernels.fused import Fused
-
-        decoder.fused = Fused(decoder)
-        decoder.fused.warm()
-    return decoder
+        return "compiled" if plain and compilable(config) and worthwhile() else "torch"
+    return executor
 
 
 @contextmanager
@@ -76,23 +77,24 @@ def _patience() -> Iterator[None]:
         timer.cancel()
 
 
-def compilable(decoder: Decoder) -> bool:
-    """Whether there are kernels for this model on this processor."""
+def compilable(config: ModelConfig) -> bool:
+    """Whether there are kernels for a model of this config on this processor."""
     from ramify.models.kernels.fused import covered
     from ramify.models.kernels.tiles import FUSED
 
-    return FUSED and covered(decoder.config)
+    return FUSED and covered(config)
 
 
-def _packer(executor: str, plain: bool) -> Packer | None:
-    """What lays projections out, if anything does."""
+def _packers(executor: str, plain: bool) -> Packers | None:
+    """What lays weights out, if anything does."""
     if executor == "torch":
-        return MklProduct if plain and packable(torch.empty(1)) else None
+        return Packers(MklProduct) if plain and packable(torch.empty(1)) else None
     from ramify.models.kernels.products import BYTES, byte_product, byte_weights, float_product, nibbles
 
     if executor == "int8":
-        return byte_product if BYTES else ByteProduct
-    return {"compiled": float_product, "int8-weights": byte_weights, "int4-weights": nibbles}[executor]
+        return Packers(byte_product, byte_product) if BYTES else _SIMULATION
+    return {"compiled": Packers(float_product, float_product), "int8-weights": Packers(byte_weights, byte_weights),
+            "int4-weights": Packers(nibbles, byte_weights)}[executor]
 
 
 @functools.cache

@@ -9,24 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from ramify.errors import ModelError
 from ramify.models.config import ModelConfig, parse_config
 from ramify.models.decoder import Decoder, Norm
-from ramify.models.executors import prepare
+from ramify.models.executors import assemble
 from ramify.models.files import read_json
 from ramify.models.heads import AcceptanceHead, ScalarHead
 from ramify.models.hub import find_folder
 from ramify.models.names import IGNORED, file_names, file_rows, stored_transposed
 from ramify.models.tokenizer import Tokenizer
+from ramify.models.weights import AGAIN, MISFIT, Parameter, Stored, open_weights
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-AGAIN = "download the model again"
-MISFIT = "check that config.json belongs to the weights"
-Tensors = dict[str, Any]  # name -> the open file that holds it
+COMPARED = 4096  # rows at a time
+Tensors = dict[str, Stored]
 
 
 @dataclass(slots=True, eq=False)
@@ -61,8 +60,9 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
     """A model from a local folder, the embedded family (`mini-math` ...) or the Hugging Face hub.
 
     Only safetensors and text files are read, never pickles or code. Weights of 16 or 32 bit are converted to
-    `dtype`. With `head`, the folder is a sequence classifier with one label: a reward model. `executor` says how the
-    forward is run, see `executors.prepare`.
+    `dtype` and packed as they are read: the most memory that loading takes is that of the model and one more weight.
+    With `head`, the folder is a sequence classifier with one label: a reward model. `executor` says how the forward is
+    run, see `executors.assemble`.
 
     Raises:
         ModelError: a folder that is missing, incomplete, damaged, unsupported, or whose parts do not fit.
@@ -87,26 +87,21 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
     with ExitStack() as opened:
         tensors = _open(folder, opened)
         scalar = _scalar_head(tensors, config, folder, DTYPES[dtype], device) if head else None
-        decoder = _decoder(tensors, config, folder, DTYPES[dtype], device, reward=head)
+        decoder = _decoder(tensors, config, folder, DTYPES[dtype], device, executor, reward=head)
     warnings = []
     if config.tie_embeddings and not decoder.config.tie_embeddings:
         warnings.append("config.json ties the vocabulary projection, but the file holds another one, which is used")
     if (stated := raw.get("max_position_embeddings", 0)) > config.max_positions:
         warnings.append(f"positions end at {config.max_positions}, not {stated}: beyond, cached keys would turn anew")
     acceptance = _acceptance_head(raw, config, folder, DTYPES[dtype], device)
-    return Model(str(name_or_path), prepare(decoder, executor), tokenizer, scalar, folder, warnings, acceptance,
-                 device)
+    return Model(str(name_or_path), decoder, tokenizer, scalar, folder, warnings, acceptance, device)
 
 
 def _open(folder: Path, opened: ExitStack) -> Tensors:
-    """Every tensor's name and the open file that holds it. Opening checks a file's header and size."""
+    """Every tensor by its name, of all files."""
     tensors: Tensors = {}
     for shard in _shards(folder):
-        try:
-            file = opened.enter_context(safe_open(folder / shard, framework="pt"))
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"an intact {folder / shard}", str(error), AGAIN) from None
-        tensors |= dict.fromkeys(file.keys(), file)
+        tensors |= open_weights(folder / shard, opened)
     return tensors
 
 
@@ -129,13 +124,12 @@ def _shards(folder: Path) -> list[str]:
 
 def _scalar_head(tensors: Tensors, config: ModelConfig, folder: Path, dtype: torch.dtype, device: str) -> ScalarHead:
     """Take `score.weight` out of `tensors`."""
-    file = tensors.pop("score.weight", None)
-    shape = None if file is None else tuple(file.get_slice("score.weight").get_shape())
-    if file is None or shape != (1, config.hidden_size):
-        got = "no score.weight" if shape is None else f"score.weight of shape {shape}"
+    stored = tensors.pop("score.weight", None)
+    if stored is None or stored.shape != (1, config.hidden_size):
+        got = "no score.weight" if stored is None else f"score.weight of shape {stored.shape}"
         raise ModelError(f"a scalar reward head in {folder}", got, "use a sequence classifier saved with num_labels=1")
     tensors.pop("lm_head.weight", None)  # some reward models keep the projection they were trained from
-    return ScalarHead(file.get_tensor("score.weight").to(device, dtype))
+    return ScalarHead(Parameter([stored], [1], torch.Size(stored.shape), dtype, device)[:])
 
 
 def _acceptance_head(raw: dict[str, Any], config: ModelConfig, folder: Path, dtype: torch.dtype,
@@ -160,16 +154,21 @@ def _untied(tensors: Tensors, config: ModelConfig, bare: bool) -> ModelConfig:
     if not config.tie_embeddings or "lm_head.weight" not in tensors:
         return config
     [embed] = file_names("embed.weight", config, bare)
-    if embed in tensors and torch.equal(_read(tensors, embed), _read(tensors, "lm_head.weight")):
+    if embed in tensors and _equal(tensors[embed], tensors["lm_head.weight"]):
         del tensors["lm_head.weight"]
         return config
     return replace(config, tie_embeddings=False)
 
 
-def _decoder(
-    tensors: Tensors, config: ModelConfig, folder: Path, dtype: torch.dtype, device: str, reward: bool
-) -> Decoder:
-    """A decoder with every parameter filled and every tensor used; one tensor at a time is held beside it."""
+def _equal(one: Stored, other: Stored) -> bool:
+    """Whether two tables are the same."""
+    parts = (slice(at, at + COMPARED) for at in range(0, one.shape[0], COMPARED))
+    return one.shape == other.shape and all(torch.equal(one[part], other[part]) for part in parts)
+
+
+def _decoder(tensors: Tensors, config: ModelConfig, folder: Path, dtype: torch.dtype, device: str, executor: str,
+             reward: bool) -> Decoder:
+    """A decoder with every parameter filled and every tensor used."""
     bare = not any(name.startswith(("model.", "transformer.")) for name in tensors)
     config = _untied(tensors, config, bare)
     with torch.device("meta"):
@@ -179,12 +178,11 @@ def _decoder(
     found = {name for name in tensors if not IGNORED.search(name)}
     _complain(f"all tensors of a {config.model_type} model in {folder}", "no", wanted - found)
     _complain(f"only tensors of a {config.model_type} model in {folder}", "also", found - wanted)
-    blanks = {name: torch.empty(parameter.shape, dtype=dtype, device=device)
-              for name, parameter in decoder.named_parameters()}  # fmt: skip
-    for name, blank in blanks.items():
-        _fill(name, blank, plan[name], tensors, config)
-    decoder.load_state_dict(blanks, assign=True)
-    decoder.requires_grad_(False)
+    sources = {name: Parameter([tensors[part] for part in plan[name]],
+                               file_rows(name, config, parameter.shape[0], len(plan[name])), parameter.shape, dtype,
+                               device, stored_transposed(name, config))
+               for name, parameter in decoder.named_parameters()}  # fmt: skip
+    assemble(decoder, sources, executor)
     if decoder.inv_freq is not None:  # no parameter: it stays float32 whatever the weights are
         decoder.inv_freq = decoder.inv_freq.to(device)
     for norm in (module for module in decoder.modules() if isinstance(module, Norm)):
@@ -197,21 +195,3 @@ def _complain(needed: str, word: str, names: Iterable[str]) -> None:
     if first:
         more = f" and {len(first) - 3} more" if len(first) > 3 else ""
         raise ModelError(needed, f"{word} {', '.join(first[:3])}{more}", MISFIT)
-
-
-def _fill(name: str, blank: Tensor, parts: list[str], tensors: Tensors, config: ModelConfig) -> None:
-    """Stack the file's `parts` into a blank parameter, converting as they are copied."""
-    rows = file_rows(name, config, len(blank), len(parts))
-    for part, target in zip(parts, blank.split(rows), strict=True):
-        tensor = _read(tensors, part)
-        if stored_transposed(name, config):
-            tensor = tensor.T
-        if tensor.shape != target.shape or not tensor.is_floating_point():
-            needed = f"{part} as {tuple(target.shape)} floating-point numbers"
-            raise ModelError(needed, f"{tuple(tensor.shape)} of {tensor.dtype}", MISFIT)
-        target.copy_(tensor)
-
-
-def _read(tensors: Tensors, name: str) -> Tensor:
-    tensor: Tensor = tensors[name].get_tensor(name)
-    return tensor

@@ -14,7 +14,7 @@ from numba import typeof, types
 
 from ramify.models.kernels.attention import merge, work, write
 from ramify.models.kernels.jit import address, compiled, link, native
-from ramify.models.kernels.linear import product_phase, rows_per_item, width
+from ramify.models.kernels.linear import look_up, product_phase, rows_per_item, width
 from ramify.models.kernels.packed import BYTES, KIND, SPEC
 from ramify.models.kernels.rowwise import angles, floats, norm, quantise, turn
 from ramify.models.kernels.team import claim, finish, fork, wait
@@ -30,12 +30,13 @@ PHASES = 11  # of a layer
 class Weights(NamedTuple):
     """What the forward knows of the model.
 
-    specs_L4S: the packed weights, see `linear`. norms_L4, last: addresses of norm weights, 0 where there is none.
+    table_S: the packed embedding table. specs_L4S: the packed weights, see `linear`. norms_L4, last: addresses of norm
+    weights, 0 where there is none.
     kinds_L2: whether a layer rotates queries and keys, and which of a step's plans it attends by. softcap 0 means
     none. frequencies_r: radians per position of each rotated pair.
     """
 
-    embed_VD: Array
+    table_S: Array
     specs_L4S: Array
     norms_L4: Array
     last: int
@@ -83,11 +84,12 @@ def _embed_phase(board, threads, ids_T, positions_T, model, room):
     count = (rows + each - 1) // each
     item = claim(board, 1)
     while item < count:
-        for row in range(item * each, min(rows, item * each + each)):
-            x_D, embed_D, turns_2r = room.hidden_TD[row], model.embed_VD[ids_T[row]], room.turns_T2r[row]
-            scale = np.float32(model.embed_scale)
+        first, end = item * each, min(rows, item * each + each)
+        look_up(model.table_S, ids_T[first:end], room.hidden_TD[first:end])
+        for row in range(first, end):
+            x_D, turns_2r = room.hidden_TD[row], room.turns_T2r[row]
             for at in range(len(x_D)):
-                x_D[at] = embed_D[at] * scale
+                x_D[at] *= np.float32(model.embed_scale)
             angles(positions_T[row], model.frequencies_r, np.float32(model.rope_scale), turns_2r[0], turns_2r[1])
         finish(board, 1)
         item = claim(board, 1)

@@ -38,6 +38,7 @@ class Fused:
         kinds_L2 = np.array([[rotary, self.windows.index(window or 0)]
                              for rotary, window in zip(config.rope_layers, config.windows, strict=True)], np.int64)
         layers: Any = decoder.layers
+        table: Any = decoder.embed.product
         for at, layer in enumerate(layers):
             attention, mlp = layer.attention, layer.mlp
             for place, linear in enumerate((attention.qkv, attention.out, mlp.up, mlp.down)):
@@ -46,7 +47,7 @@ class Fused:
             if config.qk_norm:
                 norms_L4[at, 2:] = attention.q_norm.weight.data_ptr(), attention.k_norm.weight.data_ptr()
         self.weights = Weights(
-            decoder.embed.weight.numpy(), specs_L4S, norms_L4, decoder.norm.weight.data_ptr(), kinds_L2,
+            table.packed.spec, specs_L4S, norms_L4, decoder.norm.weight.data_ptr(), kinds_L2,
             np.array(config.rope.inv_freq, np.float32), config.rope.scale, config.embed_scale, config.norm_eps,
             config.attention_scale, config.attention_softcap or 0.0, config.num_heads, config.num_kv_heads,
             config.head_dim)  # fmt: skip
@@ -82,7 +83,7 @@ class Fused:
         threads = 1 if tokens * self.size < ALONE else torch.get_num_threads()
         if tokens > len(self.room[0]):
             self.room = self._room(tokens)
-        hidden_TD = torch.empty(tokens, self.weights.embed_VD.shape[1])
+        hidden_TD = torch.empty(tokens, self.weights.table_S[INPUTS])
         normed, qkv, mixed, act, codes, scales, turns = self.room
         room = Room(hidden_TD.numpy(), normed[:tokens], qkv[:tokens], mixed[:tokens], act[:tokens], codes,
                     scales[:tokens], turns[:tokens], np.empty((threads, SCRATCH), np.float32))

@@ -73,6 +73,27 @@ def unpack(spec, panel, start, depth, out):
 
 
 @compiled
+def look_up(spec, ids, out_ND):
+    """Weights of the outputs `ids`, as floats: rows of an embedding table. Not of NIBBLES, and not stacked."""
+    inputs = spec[INPUTS]
+    for at in range(len(ids)):
+        panel, column = ids[at] // PANEL, ids[at] % PANEL
+        place, out = spec[PANELS] + panel * spec[STRIDE], out_ND[at]
+        if spec[KIND] == FLOATS:
+            numbers = floats(place, inputs * PANEL)
+            for inner in range(inputs):
+                out[inner] = numbers[inner * PANEL + column]
+        elif spec[KIND] == BYTES:
+            codes, scale = signed(place, spec[STRIDE]), floats(spec[SUMS] + 4 * PANEL * (2 * panel + 1), PANEL)[column]
+            for inner in range(inputs):
+                out[inner] = np.float32(codes[inner // 4 * (4 * PANEL) + 4 * column + inner % 4]) * scale
+        else:
+            codes, scale = signed(place, spec[STRIDE]), floats(spec[SUMS] + 4 * PANEL * panel, PANEL)[column]
+            for inner in range(inputs):
+                out[inner] = np.float32(codes[inner * PANEL + column]) * scale
+
+
+@compiled
 def panel_product(spec, panel, rows, x, scales, y, y_stride, keep, scratch):
     """One panel of x W^T, without the bias: y[rows, PANEL], added to what is there if `keep`. x, scales and y are
     addresses, y_stride counts numbers."""

@@ -6,6 +6,7 @@ A packed weight is described by a row of int64 (a `spec`, columns below), so tha
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,8 +40,8 @@ class Packed:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the weight takes, all told."""
-        return sum(part.nbytes for part in (self.panels, self.sums, self.bias) if part is not None)
+        """Bytes that the weight takes, besides the bias."""
+        return self.panels.nbytes + (0 if self.sums is None else self.sums.nbytes)
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
@@ -51,77 +52,80 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> Array:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def pack_floats(weight_OI: Array, bias_O: Array | None = None, parts: int = 1) -> Packed:
+def panel_rows(outputs: int, parts: int = 1) -> list[slice]:
+    """The outputs of every panel. Weights are packed from them, one after another, so that they need not be there
+    all at once."""
+    size = outputs // parts
+    return [slice(part * size + at, part * size + min(size, at + PANEL)) for part in range(parts)
+            for at in range(0, size, PANEL)]
+
+
+def pack_floats(shape: tuple[int, ...], rows: Iterable[Array], bias_O: Array | None = None, parts: int = 1) -> Packed:
     """float32 weights: panels of [inputs, PANEL]."""
-    outputs, inputs = weight_OI.shape
-    panels = aligned((_count(outputs, parts), inputs, PANEL), np.float32)
-    for panel, rows in zip(panels, _rows(weight_OI, parts), strict=True):
-        panel[:, : len(rows)] = rows.T
-    return _packed(FLOATS, weight_OI, panels, None, bias_O, parts)
+    panels = aligned((_count(shape, parts), shape[1], PANEL), np.float32)
+    for panel, own in zip(panels, rows, strict=True):
+        panel[:, : len(own)] = own.T
+    return _packed(FLOATS, shape, panels, None, bias_O, parts)
 
 
-def pack_bytes(codes_OI: Array, scales_O: Array, bias_O: Array | None = None, parts: int = 1) -> Packed:
-    """int8 weights with one scale per output: panels of [inputs / 4, PANEL, 4].
+def pack_bytes(shape: tuple[int, ...], rows: Iterable[tuple[Array, Array]], bias_O: Array | None = None,
+               parts: int = 1) -> Packed:
+    """int8 weights, codes and a scale for every output: panels of [inputs / 4, PANEL, 4].
 
     Inputs come as bytes with 128 added, which the sums of every output take back.
     """
-    outputs, inputs = codes_OI.shape
-    quads = -(-inputs // 4)
-    panels = aligned((_count(outputs, parts), quads, PANEL, 4), np.int8)
+    quads = -(-shape[1] // 4)
+    panels = aligned((_count(shape, parts), quads, PANEL, 4), np.int8)
     sums = aligned((len(panels), 2, PANEL), np.int32)
     padded = np.zeros((PANEL, 4 * quads), np.int8)
-    several = zip(panels, sums, _rows(codes_OI, parts), _rows(scales_O.view(np.int32), parts), strict=True)
-    for panel, (total, scale), rows, scales in several:
+    for panel, (total, scale), (codes, scales) in zip(panels, sums, rows, strict=True):
         padded[:] = 0
-        padded[: len(rows), :inputs] = rows
+        padded[: len(codes), : shape[1]] = codes
         panel[:] = padded.reshape(PANEL, quads, 4).transpose(1, 0, 2)
         total[:] = -128 * padded.sum(1, dtype=np.int32)
-        scale[: len(rows)] = scales
-    return _packed(BYTES, codes_OI, panels, sums, bias_O, parts)
+        scale[: len(codes)] = scales.view(np.int32)
+    return _packed(BYTES, shape, panels, sums, bias_O, parts)
 
 
-def pack_byte_weights(codes_OI: Array, scales_O: Array, bias_O: Array | None = None, parts: int = 1) -> Packed:
-    """int8 weights with one scale per output, for inputs in float32: panels of [inputs, PANEL]."""
-    outputs, inputs = codes_OI.shape
-    panels = aligned((_count(outputs, parts), inputs, PANEL), np.int8)
+def pack_byte_weights(shape: tuple[int, ...], rows: Iterable[tuple[Array, Array]], bias_O: Array | None = None,
+                      parts: int = 1) -> Packed:
+    """int8 weights, codes and a scale for every output, for inputs in float32: panels of [inputs, PANEL]."""
+    panels = aligned((_count(shape, parts), shape[1], PANEL), np.int8)
     sums = aligned((len(panels), PANEL), np.float32)
-    for panel, scale, rows, some in zip(panels, sums, _rows(codes_OI, parts), _rows(scales_O, parts), strict=True):
-        panel[:, : len(rows)] = rows.T
-        scale[: len(rows)] = some
-    return _packed(BYTE_WEIGHTS, codes_OI, panels, sums, bias_O, parts)
+    for panel, scale, (codes, scales) in zip(panels, sums, rows, strict=True):
+        panel[:, : len(codes)] = codes.T
+        scale[: len(codes)] = scales
+    return _packed(BYTE_WEIGHTS, shape, panels, sums, bias_O, parts)
 
 
-def pack_nibbles(codes_OI: Array, scales_OJ: Array, bias_O: Array | None = None, parts: int = 1) -> Packed:
+def pack_nibbles(shape: tuple[int, ...], rows: Iterable[tuple[Array, Array]], bias_O: Array | None = None,
+                 parts: int = 1) -> Packed:
     """Weights of 4 bits, -8 to 7, with one scale per output and GROUP inputs, for inputs in float32.
 
     Panels of [inputs / 2, PANEL]: of two inputs that follow each other the first has the lower bits, and all 8 more
     than their number.
     """
-    outputs, inputs = codes_OI.shape
-    panels = aligned((_count(outputs, parts), (inputs + 1) // 2, PANEL), np.uint8)
-    sums = aligned((len(panels), scales_OJ.shape[1], PANEL), np.float32)
-    padded = np.zeros((PANEL, (inputs + 1) // 2 * 2), np.uint8)
-    for panel, scale, rows, some in zip(panels, sums, _rows(codes_OI, parts), _rows(scales_OJ, parts), strict=True):
+    pairs, groups = (shape[1] + 1) // 2, -(-shape[1] // GROUP)
+    panels = aligned((_count(shape, parts), pairs, PANEL), np.uint8)
+    sums = aligned((len(panels), groups, PANEL), np.float32)
+    padded = np.zeros((PANEL, 2 * pairs), np.uint8)
+    for panel, scale, (codes, scales) in zip(panels, sums, rows, strict=True):
         padded[:] = 8
-        padded[: len(rows), :inputs] = rows + 8
+        padded[: len(codes), : shape[1]] = codes + 8
         panel[:] = (padded[:, ::2] | padded[:, 1::2] << 4).T
-        scale[:, : len(rows)] = some.T
-    return _packed(NIBBLES, codes_OI, panels, sums, bias_O, parts)
+        scale[:, : len(codes)] = scales.T
+    return _packed(NIBBLES, shape, panels, sums, bias_O, parts)
 
 
-def _count(outputs: int, parts: int) -> int:
-    """How many panels hold so many outputs."""
-    return parts * -(-outputs // parts // PANEL)
+def _count(shape: tuple[int, ...], parts: int) -> int:
+    """How many panels hold the outputs."""
+    return parts * -(-shape[0] // parts // PANEL)
 
 
-def _rows(weight: Array, parts: int) -> list[Array]:
-    """The outputs of every panel."""
-    return [part[at : at + PANEL] for part in np.split(weight, parts) for at in range(0, len(part), PANEL)]
-
-
-def _packed(kind: int, weight: Array, panels: Array, sums: Array | None, bias: Array | None, parts: int) -> Packed:
+def _packed(kind: int, shape: tuple[int, ...], panels: Array, sums: Array | None, bias: Array | None,
+            parts: int) -> Packed:
     spec = np.zeros(SPEC, np.int64)
-    spec[[KIND, OUTPUTS, INPUTS, PARTS]] = kind, *weight.shape, parts
+    spec[[KIND, OUTPUTS, INPUTS, PARTS]] = kind, *shape, parts
     spec[[PANELS, STRIDE]] = panels.ctypes.data, panels[0].nbytes
     spec[SUMS] = 0 if sums is None else sums.ctypes.data
     spec[BIAS] = 0 if bias is None else bias.ctypes.data
