@@ -7,7 +7,7 @@ from helpers_hf import SIZES, random_tokens
 from torch.utils.flop_counter import FlopCounterMode
 
 from ramify.models import Decoder, DenseAttention, attention, parse_config, visible
-from ramify.models.linear import Linear, MklProduct, packable
+from ramify.models.linear import Linear, MklProduct, Packers, packable
 
 GENERATOR = torch.Generator().manual_seed(0)
 needs_packing = pytest.mark.skipif(not packable(torch.empty(1)), reason="this PyTorch has no MKL")

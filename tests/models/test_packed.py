@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from ramify.models.kernels.linear import BLOCK, DEPTH, SCRATCH, gated
-from ramify.models.kernels.packed import GROUP, pack_bytes
+from ramify.models.kernels.packed import GROUP, pack_bytes, panel_rows
 from ramify.models.kernels.products import BYTES, byte_product, byte_weights, float_product, nibbles
 from ramify.models.kernels.rowwise import exponential
 from ramify.models.kernels.team import claim, finish, new_board
@@ -119,11 +119,22 @@ def test_rows_are_rounded_to_the_nearest_byte():
 
 def test_bytes_are_kept_as_bytes():
     codes, scales = quantise(random(128, 64))
-    packed = pack_bytes(codes.numpy(), scales.flatten().numpy())
+    coded = [(codes[own].numpy(), scales[own].flatten().numpy()) for own in panel_rows(128)]
+    packed = pack_bytes((128, 64), coded)
     assert packed.panels.nbytes == 128 * 64
     assert packed.nbytes == 128 * 64 + 128 * 8
     assert byte_weights(random(128, 64), None, 1).packed.nbytes == 128 * 64 + 128 * 4
     assert nibbles(random(128, 64), None, 1).packed.nbytes == 128 * 64 // 2 + 128 * 4
+
+
+@pytest.mark.parametrize("inputs", [64, 30])
+@pytest.mark.parametrize("packer", [float_product, byte_weights, ByteProduct, *([byte_product] if BYTES else [])])
+def test_rows_are_read_out_of_panels(packer, inputs):
+    weight, ids = random(150, inputs), torch.tensor([[0, 149, 63], [64, 7, 7]])
+    found, kept = packer(weight, None, 1).rows(ids), weight if packer is float_product else rounded(weight, 8)
+    assert torch.equal(found, kept[ids])
+    with pytest.raises(AssertionError):  # broken twin: the next row
+        assert torch.equal(found, kept[ids - 1])
 
 
 def test_exponentials():

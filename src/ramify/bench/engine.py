@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ramify.bench.memory import peak_cached, predict, projection_itemsize
+from ramify.bench.memory import peak_cached, predict
 from ramify.bench.watch import Turn, Watch
 from ramify.errors import ModelError, OptionError
 
@@ -148,7 +148,7 @@ def _watched(model: Model, turns: list[Turn], results: list[Result]) -> Row:
     forwards = [forward for turn in turns for forward in turn.forwards]
     rows = max(forward.step.rows for forward in forwards)
     widest = [turn for turn in turns if turn.forwards[-1].step.rows == turn.forwards[-1].step.ids == rows] or turns
-    read = model_bytes(model) * len(forwards) + model.decoder.kv_bytes_per_token * sum(
+    read = model.decoder.nbytes_read * len(forwards) + model.decoder.kv_bytes_per_token * sum(
         forward.step.cached for forward in forwards)
     inside = sum(forward.seconds for turn in widest for forward in turn.forwards)
     return {"steps": len(turns), "step_seconds": median(turn.seconds for turn in widest),
@@ -157,8 +157,3 @@ def _watched(model: Model, turns: list[Turn], results: list[Result]) -> Row:
             "peak_kv_tokens": sum(result.usage.peak_kv_tokens for result in results),
             "counts": [[forward.step.ids, forward.step.rows, forward.step.pairs, forward.step.cached]
                        for forward in forwards]}
-
-
-def model_bytes(model: Model) -> float:
-    """Bytes of weights that a step reads: those of projections; of embedding tables it looks up a few rows."""
-    return model.decoder.flops(1, 0) / 2 * projection_itemsize(model)

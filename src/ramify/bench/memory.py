@@ -30,15 +30,16 @@ def predict(model: Model, *, cached: int, ids: int, rows: int, interpreter: int 
 
     cached: positions in the cache at the fullest moment. ids, rows: of the largest step. interpreter: what the
     process holds without the model, see `interpreter_bytes`. loading: what the model itself holds while it is loaded,
-    its weights as they were read and the pages of their files, in place of `weights`.
+    in place of `weights`: more where a weight is read as a whole before it is packed.
     """
     config, decoder = model.decoder.config, model.decoder
     heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     widest = 3 * config.hidden_size + max(heads, (3 if config.gated else 2) * config.intermediate_size)
     parts = {"weights": weight_bytes(model), "cache": cached * decoder.kv_bytes_per_token,
              "activations": (ids * widest + COPIES * rows * config.vocab_size) * model.dtype.itemsize}
-    files = sum(file.stat().st_size for file in model.path.glob("*.safetensors"))
-    return total([{**parts, "loading": model.num_parameters * model.dtype.itemsize + files}], interpreter)
+    whole = config.hidden_size * (2 * config.intermediate_size if decoder.tied else config.vocab_size)
+    loading = parts["weights"] + (whole * model.dtype.itemsize if decoder.executor == "torch" else 0)
+    return total([{**parts, "loading": loading}], interpreter)
 
 
 def interpreter_bytes(executor: str) -> int:
@@ -64,13 +65,5 @@ def total(parts: list[dict[str, int]], interpreter: int) -> dict[str, int]:
 
 
 def weight_bytes(model: Model) -> int:
-    """Bytes of the weights as they lie in memory; a tied projection that was packed lies there twice."""
-    projected, decoder = int(model.decoder.flops(1, 0)) // 2, model.decoder
-    twice = decoder.embed.weight.numel() if decoder.tied and decoder.head is not None else 0
-    rest = model.num_parameters + twice - projected
-    return int(projected * projection_itemsize(model)) + rest * model.dtype.itemsize
-
-
-def projection_itemsize(model: Model) -> int:
-    """Bytes of one weight of a projection: what every step reads nearly all of."""
-    return 1 if model.decoder.executor == "int8" else model.dtype.itemsize
+    """Bytes of the weights as they lie in memory."""
+    return model.decoder.nbytes + (0 if model.head is None else model.head.weight.nbytes)

@@ -6,7 +6,7 @@ K rows picked by the caller.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -141,7 +141,7 @@ class Decoder(nn.Module):
         self.tied = vocabulary and config.tie_embeddings
         self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
         self.inv_freq = torch.tensor(config.rope.inv_freq, device="cpu") if config.rope else None
-        self.executor = "torch"  # see `executors.prepare`
+        self.executor = "torch"  # see `executors.assemble`
         self.fused: Fused | None = None  # all layers in one call, for attention over a paged cache
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
@@ -176,25 +176,24 @@ class Decoder(nn.Module):
         cap = self.config.logit_softcap
         return logits_KV if cap is None else torch.tanh(logits_KV / cap) * cap
 
-    def fill(self, sources: Mapping[str, Rows], packers: Packers | None = None) -> Decoder:
-        """Take every parameter from `sources`, which has them by name; for inference only.
+    def fill(self, sources: MutableMapping[str, Rows], packers: Packers | None = None) -> Decoder:
+        """Take every parameter out of `sources`, which has them by name; for inference only.
 
-        With `packers`, projections are laid out for speed as they are read, one whole at a time and those of the
-        vocabulary a few rows at a time, so that only the packed form is ever there as a whole. Weights can no longer
-        be read then.
+        With `packers`, weights are laid out for speed as they are read, and can no longer be read or trained then. A
+        packer that reads a few rows at a time sees to it that the packed form alone is ever there as a whole.
         """
         for path, module in list(self.named_modules()):
-            own = {name: sources[f"{path}.{name}"] for name, _ in module.named_parameters(recurse=False)}
+            own = {name: sources.pop(f"{path}.{name}") for name, _ in module.named_parameters(recurse=False)}
             if packers is not None and isinstance(module, Linear):
                 weight = own.pop("weight")
                 _take(module, own)
-                module.pack(packers.projections, weight if module is self.head else weight[:])
+                module.pack(packers.projections, weight)
             elif packers is not None and packers.table is not None and module is self.embed:
                 self.embed.pack(packers.table, own["weight"])
             else:
                 _take(module, own)
-        if packers is not None and self.tied:
-            self._project_by_table(packers)
+            if packers is not None and self.tied and module is self.embed:
+                self._project_by_table(packers)
         return self
 
     def _project_by_table(self, packers: Packers) -> None:

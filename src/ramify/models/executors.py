@@ -6,7 +6,7 @@ import functools
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 
 import torch
@@ -24,8 +24,8 @@ _SIMULATION = Packers(ByteProduct, ByteProduct)
 SLOWER = 2.0  # times as slow as torch's product, from which on kernels are not worth it
 
 
-def assemble(decoder: Decoder, sources: Mapping[str, Rows], executor: str = "auto") -> None:
-    """Fill a decoder from `sources`, packed as its executor wants it, and set `decoder.executor` to the one chosen.
+def assemble(decoder: Decoder, sources: MutableMapping[str, Rows], executor: str = "auto") -> None:
+    """Fill a decoder out of `sources`, packed as its executor wants it, and set `decoder.executor` to the one chosen.
 
     "torch" runs operator by operator, with MKL's packed products where there are any. "compiled" runs all layers in
     one call of machine code, in float32 as well. "int8" is the same with weights of one byte, and the inputs of every

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ramify.models.weights import give_back
+
 # Rows that MKL is told to expect when it packs a weight; any number can follow. Packed for 128, products of 4 to
 # 256 rows ran 1.2 to 1.6 times as fast as F.linear here; packed for 8 they were slower beyond 32 rows.
 PACK_ROWS = 128
@@ -126,6 +128,7 @@ class MklProduct:
     def __init__(self, weight: Rows, bias: Tensor | None, stacked: int) -> None:
         self.shape, self.bias = torch.empty(1).expand(weight.shape), bias  # MKL reads its shape only
         self.packed = torch.ops.mkl._mkl_reorder_linear_weight(weight[:], PACK_ROWS)
+        give_back()  # the weight, or its place would lie empty between packed ones
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.ops.mkl._mkl_linear(x, self.packed, self.shape, self.bias, x.numel() // x.shape[-1])

@@ -19,9 +19,10 @@ from ramify.models.executors import assemble
 from ramify.models.files import read_json
 from ramify.models.heads import AcceptanceHead, ScalarHead
 from ramify.models.hub import find_folder
+from ramify.models.linear import Rows
 from ramify.models.names import IGNORED, file_names, file_rows, stored_transposed
 from ramify.models.tokenizer import Tokenizer
-from ramify.models.weights import AGAIN, MISFIT, Parameter, Stored, open_weights
+from ramify.models.weights import AGAIN, FLOATS, MISFIT, Parameter, Stored, give_back, open_weights
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPARED = 4096  # rows at a time
@@ -88,6 +89,7 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
         tensors = _open(folder, opened)
         scalar = _scalar_head(tensors, config, folder, DTYPES[dtype], device) if head else None
         decoder = _decoder(tensors, config, folder, DTYPES[dtype], device, executor, reward=head)
+    give_back()
     warnings = []
     if config.tie_embeddings and not decoder.config.tie_embeddings:
         warnings.append("config.json ties the vocabulary projection, but the file holds another one, which is used")
@@ -154,16 +156,18 @@ def _untied(tensors: Tensors, config: ModelConfig, bare: bool) -> ModelConfig:
     if not config.tie_embeddings or "lm_head.weight" not in tensors:
         return config
     [embed] = file_names("embed.weight", config, bare)
-    if embed in tensors and _equal(tensors[embed], tensors["lm_head.weight"]):
+    shape = config.vocab_size, config.hidden_size
+    if embed in tensors and _equal(tensors[embed], tensors["lm_head.weight"], shape):
         del tensors["lm_head.weight"]
         return config
     return replace(config, tie_embeddings=False)
 
 
-def _equal(one: Stored, other: Stored) -> bool:
-    """Whether two tables are the same."""
-    parts = (slice(at, at + COMPARED) for at in range(0, one.shape[0], COMPARED))
-    return one.shape == other.shape and all(torch.equal(one[part], other[part]) for part in parts)
+def _equal(one: Stored, other: Stored, shape: tuple[int, int]) -> bool:
+    """Whether two tables of this shape are the same."""
+    parts = (slice(at, at + COMPARED) for at in range(0, shape[0], COMPARED))
+    alike = one.shape == other.shape == shape and one.kind == other.kind and one.kind in FLOATS
+    return alike and all(torch.equal(one[part], other[part]) for part in parts)
 
 
 def _decoder(tensors: Tensors, config: ModelConfig, folder: Path, dtype: torch.dtype, device: str, executor: str,
@@ -178,10 +182,11 @@ def _decoder(tensors: Tensors, config: ModelConfig, folder: Path, dtype: torch.d
     found = {name for name in tensors if not IGNORED.search(name)}
     _complain(f"all tensors of a {config.model_type} model in {folder}", "no", wanted - found)
     _complain(f"only tensors of a {config.model_type} model in {folder}", "also", found - wanted)
-    sources = {name: Parameter([tensors[part] for part in plan[name]],
-                               file_rows(name, config, parameter.shape[0], len(plan[name])), parameter.shape, dtype,
-                               device, stored_transposed(name, config))
-               for name, parameter in decoder.named_parameters()}  # fmt: skip
+    sources: dict[str, Rows] = {}
+    for name, parameter in decoder.named_parameters():
+        parts = [tensors[part] for part in plan[name]]
+        rows = file_rows(name, config, parameter.shape[0], len(parts))
+        sources[name] = Parameter(parts, rows, parameter.shape, dtype, device, stored_transposed(name, config))
     assemble(decoder, sources, executor)
     if decoder.inv_freq is not None:  # no parameter: it stays float32 whatever the weights are
         decoder.inv_freq = decoder.inv_freq.to(device)

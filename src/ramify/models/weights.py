@@ -6,8 +6,10 @@ ends, and a model would be there twice while it is packed.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader
@@ -44,7 +46,7 @@ class Stored:
         first, end, _ = rows.indices(self.shape[0])
         found = torch.empty((end - first, *self.shape[1:]), dtype=FLOATS[self.kind])
         self.file.seek(self.start + first * math.prod(self.shape[1:]) * found.itemsize)
-        if self.file.readinto(found.flatten().view(torch.uint8).numpy()) != found.nbytes:
+        if self.file.readinto(found.flatten().view(torch.uint8).numpy().data) != found.nbytes:
             raise ModelError(f"an intact {self.file.name}", f"an end within {self.name}", AGAIN)
         return found
 
@@ -68,7 +70,7 @@ def open_weights(path: Path, opened: ExitStack) -> dict[str, Stored]:
 
 
 class Parameter:
-    """One of a decoder's parameters as files hold it: tensors stacked along their rows, perhaps all of them turned.
+    """One of a decoder's parameters as files hold it: tensors stacked along their rows, or one that is turned.
 
     Read like a tensor, by rows, and then of the type and on the device that it is wanted.
     """
@@ -80,6 +82,7 @@ class Parameter:
         Raises `ModelError` naming the part that has another shape, or other numbers than floating-point ones.
         """
         self.parts, self.rows, self.shape = parts, rows, tuple(shape)
+        self.whole: Tensor | None = None
         self.dtype, self.device, self.turned = dtype, torch.device(device), turned
         for part, count in zip(parts, rows, strict=True):
             needed, got = (count, *shape[1:]), part.shape[::-1] if turned else part.shape
@@ -99,10 +102,18 @@ class Parameter:
 
     def _copy(self, part: Stored, first: int, target: Tensor) -> None:
         """Rows of a part from `first` on, as many as the target has."""
-        if self.turned:
-            target.copy_(part[:].T[first : first + len(target)])
+        if self.turned:  # its rows lie nowhere together
+            self.whole = part[:].T if self.whole is None else self.whole
+            target.copy_(self.whole[first : first + len(target)])
             return
         step = max(1, PIECE // math.prod(self.shape[1:]))
         for at in range(0, len(target), step):
             some = target[at : at + step]
             some.copy_(part[first + at : first + at + len(some)])
+
+
+def give_back() -> None:
+    """Return freed memory to the system where the C library keeps it otherwise and can be asked not to: glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
