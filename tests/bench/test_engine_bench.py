@@ -14,7 +14,7 @@ from ramify.bench.engine import WORKLOADS, Workload, measure, named, random_text
 from ramify.bench.engine_report import columns, draw, lines, summary
 from ramify.bench.machine import measure_limits, peak_bytes
 from ramify.bench.memory import peak_cached, weight_bytes
-from ramify.bench.random_model import named_folder, write_llama
+from ramify.bench.random_model import Shape, named_folder, write_llama
 from ramify.bench.watch import Forward, Turn, Watch
 from ramify.errors import ModelError, OptionError, StorageError
 from ramify.models import load_model
@@ -146,9 +146,10 @@ def test_peak_memory_notices_what_was_held():
 def test_bytes_of_weights(executor, tmp_path):
     if executor == "int8" and not BYTES:
         pytest.skip("this processor has no sums of byte products")
-    folder = write_llama(tmp_path / "model", SMALL)
+    shape = Shape(hidden=32, layers=2, heads=2, kv_heads=1, inner=48, vocabulary=300, positions=64)
+    folder = write_llama(tmp_path / "model", shape)
     model, exact = load_model(folder, executor=executor), load_model(folder, dtype="float64")
-    table, once = SMALL.vocabulary * SMALL.hidden, model.num_parameters
+    table, once = shape.vocabulary * shape.hidden, model.num_parameters
     assert weight_bytes(exact) == 8 * once == exact.decoder.nbytes_read
     if executor == "torch":  # the table lies twice where the projection is packed
         assert weight_bytes(model) in (4 * once, 4 * (once + table))
@@ -156,7 +157,7 @@ def test_bytes_of_weights(executor, tmp_path):
         padded = model.decoder.embed.product.nbytes + sum(
             linear.product.nbytes for layer in model.decoder.layers
             for linear in (layer.attention.qkv, layer.attention.out, layer.mlp.up, layer.mlp.down))
-        norms = 4 * SMALL.hidden * (2 * SMALL.layers + 1)
+        norms = 4 * shape.hidden * (2 * shape.layers + 1)
         assert weight_bytes(model) == padded + norms == model.decoder.nbytes_read
     assert model.decoder.nbytes_read <= model.decoder.nbytes
 
