@@ -53,7 +53,7 @@ class Script:
     channel i, so that the mean tells all of them.
     """
 
-    dtype, kv_bytes_per_token, num_parameters, fused = torch.float64, 16, 1, None
+    dtype, num_parameters, fused = torch.float64, 1, None
 
     def __init__(self, tokenizer, texts):
         self.tokenizer, self.texts, self.seen = tokenizer, [(text, tokenizer.encode(text)) for text in texts], 0

@@ -16,6 +16,7 @@ from ramify.bench.machine import measure_limits, peak_bytes
 from ramify.bench.memory import peak_cached, weight_bytes
 from ramify.bench.random_model import Shape, named_folder, write_llama
 from ramify.bench.watch import Forward, Turn, Watch
+from ramify.engine.runner import kv_bytes
 from ramify.errors import ModelError, OptionError, StorageError
 from ramify.models import load_model
 from ramify.models.kernels.tiles import BYTES
@@ -70,7 +71,7 @@ def test_measure(workload):
     assert 0 <= row["outside_forward"] < 1 and row["expected_bytes"]["interpreter"] == 7
     weights = llm.model.decoder.flops(1, 0) / 2 * 4
     assert row["read_bytes"] >= weights * row["steps"] > 0
-    assert row["expected_bytes"]["cache"] >= row["peak_kv_tokens"] * llm.model.decoder.kv_bytes_per_token
+    assert row["expected_bytes"]["cache"] >= row["peak_kv_tokens"] * kv_bytes(llm.model)
 
 
 @pytest.mark.parametrize("shape", [(1, 22, 4, 6), (3, 10, 1, 6), (2, 8, 3, 1), (1, 9, 2, 9)], ids=str)
@@ -224,13 +225,15 @@ def test_the_picture(report):
 
 def test_a_child_answers_in_lines(monkeypatch, tmp_path, capsys):
     folder = str(write_llama(tmp_path / "model", SMALL))
-    base = {"model": folder, "dtype": "float32", "executor": "torch", "seed": 0}
+    options = {"model": folder, "dtype": "float32", "executor": "torch", "kv_dtype": None}
+    base = {"options": options, "seed": 0}
     for job, keys in (({"job": "workload", "name": "single", "tokens": 3, "repeats": 2}, ["seconds", "seconds", None]),
                       ({"job": "cold"}, ["first_token_at", None])):
         monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**base, **job})))
         engine_child.main()
         rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert len(rows) == len(keys) and all(list(row) == [key] for row, key in zip(rows, keys, strict=True) if key)
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps({**base, "model": "/nowhere", "job": "cold"})))
+    nowhere = {**base, "options": {**options, "model": "/nowhere"}, "job": "cold"}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(nowhere)))
     engine_child.main()
     assert json.loads(capsys.readouterr().out)["error"][0] == "ModelError"

@@ -9,6 +9,7 @@ from ramify.bench.costs import Costs
 from ramify.bench.memory import peak_cached, predict, total
 from ramify.bench.rehearsal import rehearse
 from ramify.bench.watch import Watch
+from ramify.engine.runner import kv_bytes
 from ramify.theory.step_cost import Step, StepCost
 
 PROMPT, TOKENS = "how many apples does Tom have", 13
@@ -79,7 +80,7 @@ def test_memory_adds_up_the_models():
     p = len(llm.model.tokenizer.encode_prompt(PROMPT))
     target = predict(llm.model, cached=peak_cached(1, p, 8, TOKENS, 4), ids=p, rows=8)
     assert set(rehearsal.cached) == {llm.model, llm.reward.model} and rehearsal.cached[llm.model] * \
-        llm.model.decoder.kv_bytes_per_token == target["cache"]
+        kv_bytes(llm.model) == target["cache"]
     assert memory["cache"] > target["cache"] and memory["weights"] > target["weights"]
     assert memory["total"] == max(1000 + memory["weights"] + memory["cache"] + memory["activations"],
                                   1000 + memory["loading"])

@@ -176,6 +176,7 @@ def test_the_trace_tells_the_run(generate, ramify, tmp_path):
     (["hi", "--method", "sample"], "a method that takes a reward"), (["hi", "--dtype", "int8"], "a dtype among"),
     (["hi", "--executor", "fast"], "an executor among"),
     (["hi", "--executor", "int8", "--dtype", "float64"], "float32 weights"),
+    (["hi", "--kv-dtype", "int4"], "bfloat16, int8"), (["hi", "--kv-dtype", "int8", "--dtype", "float64"], "float64"),
     (["hi", "--frobnicate"], "No such option"), (["--prompts", "missing.jsonl"], "No such file"),
 ])
 def test_mistakes_end_with_2_and_a_reason(generate, args, message):

@@ -1,12 +1,19 @@
 """Method options from the command line get the types that the method declares."""
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Literal, get_type_hints
 
 import pytest
 
+import ramify.cli.bench
+from ramify.cli.bench_engine import engine
+from ramify.cli.bench_speculative import speculative
+from ramify.cli.generate import generate
 from ramify.cli.methods import describe
-from ramify.cli.options import method_named, parse_settings, parse_value
+from ramify.cli.options import Executor, KVDtype, method_named, parse_settings, parse_value
+from ramify.cli.plan import plan
 from ramify.errors import OptionError
 from ramify.search import METHODS
 
@@ -67,3 +74,19 @@ def test_methods_go_by_name_with_dashes_too():
     assert method_named("best-of-n") is METHODS["best_of_n"]
     with pytest.raises(OptionError, match=r"best_of_n, .*treebon"):
         method_named("best")
+
+
+def test_help_names_what_models_can_be_loaded_as():
+    """It is written out, since the lists are in rooms that take a second to import."""
+    from ramify.api import ROUNDED
+    from ramify.models.executors import EXECUTORS
+
+    for option, names in ((Executor, EXECUTORS), (KVDtype, ROUNDED)):
+        [told] = option.__metadata__
+        assert set(names) <= set(re.findall(r"[\w-]+", told.help))
+
+
+@pytest.mark.parametrize("command", [generate, plan, ramify.cli.bench.search, engine, speculative])
+def test_every_command_that_loads_a_model_says_how(command):
+    parameters = inspect.signature(command).parameters
+    assert [parameters[name].default for name in ("dtype", "executor", "kv_dtype")] == ["float32", "auto", None]

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ramify.bench.memory import peak_cached, predict
 from ramify.bench.watch import Turn, Watch
+from ramify.engine.runner import kv_bytes
 from ramify.errors import ModelError, OptionError
 
 if TYPE_CHECKING:
     from ramify.api import LLM
-    from ramify.models import Model, Tokenizer
+    from ramify.engine.runner import Runner
+    from ramify.models import Tokenizer
     from ramify.trace import Row
     from ramify.types import Result
 
@@ -133,14 +135,14 @@ def measure(llm: LLM, workload: Workload, repeats: int, *, seed: int = 0, interp
     expected = predict(llm.model, cached=peak_cached(workload.prompts, max(lengths), workload.samples, workload.tokens,
                                                      block),
                        ids=min(sum(lengths), llm.engine.loop.scheduler.step_tokens), rows=workload.rows,
-                       interpreter=interpreter)
+                       kv_dtype=llm.engine.loop.target.kv_dtype, interpreter=interpreter)
     return {"workload": workload.name, "prompts": workload.prompts, "prompt_tokens": max(lengths),
             "samples": workload.samples, "tokens": workload.tokens, "counted": workload.counted, "seconds": seconds,
-            "tokens_per_second": workload.counted / median(seconds), **_watched(llm.model, watch.turns, results),
-            "expected_bytes": expected}
+            "tokens_per_second": workload.counted / median(seconds), "expected_bytes": expected,
+            **_watched(llm.engine.loop.target, watch.turns, results)}
 
 
-def _watched(model: Model, turns: list[Turn], results: list[Result]) -> Row:
+def _watched(target: Runner, turns: list[Turn], results: list[Result]) -> Row:
     """What the watched run read and computed, and how its steps' time divides.
 
     widest: the steps that write a token for every candidate, which are most of a run; of them the median.
@@ -148,7 +150,7 @@ def _watched(model: Model, turns: list[Turn], results: list[Result]) -> Row:
     forwards = [forward for turn in turns for forward in turn.forwards]
     rows = max(forward.step.rows for forward in forwards)
     widest = [turn for turn in turns if turn.forwards[-1].step.rows == turn.forwards[-1].step.ids == rows] or turns
-    read = model.decoder.nbytes_read * len(forwards) + model.decoder.kv_bytes_per_token * sum(
+    read = target.model.decoder.nbytes_read * len(forwards) + kv_bytes(target.model, target.kv_dtype) * sum(
         forward.step.cached for forward in forwards)
     inside = sum(forward.seconds for turn in widest for forward in turn.forwards)
     return {"steps": len(turns), "step_seconds": median(turn.seconds for turn in widest),

@@ -37,46 +37,44 @@ def say(row: Row) -> None:
     sys.stdout.flush()
 
 
-def load(model: str, dtype: str, executor: str) -> LLM:
+def load(options: Row) -> LLM:
     """The model on an engine, with nothing beside it."""
-    from ramify.api import LLM
-    from ramify.engine import Engine
-    from ramify.models import load_model
+    import ramify
 
-    return LLM(Engine(load_model(model, dtype=dtype, executor=executor)))
+    return ramify.load(reward=None, **options)
 
 
-def workload(model: str, dtype: str, executor: str, name: str, tokens: int | None, repeats: int, seed: int) -> Row:
+def workload(options: Row, name: str, tokens: int | None, repeats: int, seed: int) -> Row:
     """Times, counts and memory of one workload."""
     from ramify.bench.engine import measure, named
     from ramify.bench.memory import interpreter_bytes
 
-    interpreter = interpreter_bytes(executor)
-    llm = load(model, dtype, executor)
+    interpreter = interpreter_bytes(options["executor"], options["kv_dtype"])
+    llm = load(options)
     loaded = peak_bytes()
     row = measure(llm, named(name, tokens)[0], repeats, seed=seed, interpreter=interpreter,
                   done=lambda seconds: say({"seconds": seconds}))
     return {**row, "executor": llm.model.decoder.executor, "loaded_bytes": loaded, "peak_bytes": peak_bytes()}
 
 
-def cold(model: str, dtype: str, executor: str, seed: int) -> Row:
+def cold(options: Row, seed: int) -> Row:
     """When the first token of a process was there."""
     from ramify.bench.engine import named, random_texts, run
 
-    llm = load(model, dtype, executor)
+    llm = load(options)
     task = replace(named("single")[0], tokens=1)
     run(llm, task, random_texts(task, llm.model.tokenizer, seed), seed,
         first=lambda: say({"first_token_at": time.time()}))
     return {}
 
 
-def probe(model: str, dtype: str, executor: str) -> Row:
+def probe(options: Row) -> Row:
     """What the machine and the model's steps cost."""
     import torch
 
     from ramify.bench.costs import measure_costs
 
-    llm = load(model, dtype, executor)
+    llm = load(options)
     costs = measure_costs(llm)
     return {"limits": asdict(measure_limits()), "costs": asdict(costs.by_model[llm.model]),
             "cost_errors": {"median": costs.median_error, "worst": costs.worst_error}, "torch": torch.__version__,

@@ -7,8 +7,11 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from ramify.bench.machine import peak_bytes
+from ramify.engine.runner import kv_bytes
 
 if TYPE_CHECKING:
+    import torch
+
     from ramify.models import Model
 
 COPIES = 6  # of the logits of a step while its tokens are drawn: as they came, scaled, as probabilities, summed up ...
@@ -25,34 +28,34 @@ def peak_cached(prompts: int, length: int, samples: int, tokens: int, block: int
     return prompts * (-(-length // block) * block + samples * own)
 
 
-def predict(model: Model, *, cached: int, ids: int, rows: int, interpreter: int = 0) -> dict[str, int]:
+def predict(model: Model, *, cached: int, ids: int, rows: int, kv_dtype: torch.dtype | None = None,
+            interpreter: int = 0) -> dict[str, int]:
     """Bytes by what holds them, and their `total`, the most at any moment.
 
-    cached: positions in the cache at the fullest moment. ids, rows: of the largest step. interpreter: what the
-    process holds without the model, see `interpreter_bytes`. loading: what the model itself holds while it is loaded,
-    in place of `weights`: more where a weight is read as a whole before it is packed.
+    cached: positions in the cache at the fullest moment. ids, rows: of the largest step. kv_dtype: of the cache.
+    interpreter: what the process holds without the model, see `interpreter_bytes`. loading: what the model itself holds
+    while it is loaded, in place of `weights`: more where a weight is read as a whole before it is packed.
     """
     config, decoder = model.decoder.config, model.decoder
     heads = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim
     widest = 3 * config.hidden_size + max(heads, (3 if config.gated else 2) * config.intermediate_size)
-    parts = {"weights": weight_bytes(model), "cache": cached * decoder.kv_bytes_per_token,
+    parts = {"weights": weight_bytes(model), "cache": cached * kv_bytes(model, kv_dtype),
              "activations": (ids * widest + COPIES * rows * config.vocab_size) * model.dtype.itemsize}
     whole = config.hidden_size * (2 * config.intermediate_size if decoder.tied else config.vocab_size)
     loading = parts["weights"] + (whole * model.dtype.itemsize if decoder.executor == "torch" else 0)
     return total([{**parts, "loading": loading}], interpreter)
 
 
-def interpreter_bytes(executor: str) -> int:
+def interpreter_bytes(executor: str, kv_dtype: str | None = None) -> int:
     """The peak of this process so far, with every library that a model needs and no model: one of a few weights is
     loaded and run."""
-    from ramify.api import LLM
+    from ramify.api import load
     from ramify.bench.random_model import Shape, write_llama
-    from ramify.engine import Engine
-    from ramify.models import load_model
 
     with TemporaryDirectory() as scratch:
         folder = write_llama(Path(scratch) / "model", Shape(64, 1, 2, 1, 64, 512, 128))
-        LLM(Engine(load_model(folder, executor=executor), capacity=64)).generate("a", "sample", max_tokens=2)
+        llm = load(str(folder), reward=None, executor=executor, kv_dtype=kv_dtype, capacity=64)
+        llm.generate("a", "sample", max_tokens=2)
     return peak_bytes()
 
 

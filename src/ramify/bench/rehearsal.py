@@ -31,7 +31,7 @@ GOLDEN = (5**0.5 - 1) / 2
 class IdleDecoder:
     """Answers as a decoder does, with the FLOPs of `decoder`, and computes nothing. It always writes `word`."""
 
-    dtype, kv_bytes_per_token, fused = torch.float32, 8, None
+    dtype, fused = torch.float32, None
 
     def __init__(self, decoder: Decoder, word: int) -> None:
         self.word = word
@@ -52,11 +52,12 @@ class IdleDecoder:
 @dataclass(slots=True, frozen=True, eq=False)
 class Rehearsal:
     """What one search would do. turns: its engine steps, with the real models. cached: by model, the positions whose
-    keys and values are held at the fullest moment."""
+    keys and values are held at the fullest moment. kv_dtype: what those are rounded to."""
 
     usage: Usage
     turns: list[Turn]
     cached: dict[Model, int]
+    kv_dtype: torch.dtype | None
 
     def memory(self, interpreter: int) -> dict[str, int]:
         """Bytes by what holds them, and their `total`; see `predict`."""
@@ -64,7 +65,7 @@ class Rehearsal:
         for model, cached in self.cached.items():
             steps = [forward.step for turn in self.turns for forward in turn.forwards if forward.model is model]
             parts.append(predict(model, cached=cached, ids=max(step.ids for step in steps),
-                                 rows=max(step.rows for step in steps)))
+                                 rows=max(step.rows for step in steps), kv_dtype=self.kv_dtype))
         return total(parts, interpreter)
 
 
@@ -105,7 +106,8 @@ def rehearse(llm: LLM, search: Callable[..., Any], params: SamplingParams, text:
     for turn in watch.turns:
         for forward in turn.forwards:
             forward.model = real[forward.model]
-    return Rehearsal(result.usage, watch.turns, {real[model]: held for model, held in watch.held.items()})
+    return Rehearsal(result.usage, watch.turns, {real[model]: held for model, held in watch.held.items()},
+                     loop.target.kv_dtype)
 
 
 def _rank(hidden_K1: Tensor) -> Tensor:

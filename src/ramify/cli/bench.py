@@ -12,7 +12,7 @@ import typer
 
 from ramify.cli.bench_engine import engine
 from ramify.cli.bench_speculative import speculative
-from ramify.cli.options import method_named, parse_settings
+from ramify.cli.options import Dtype, Executor, KVDtype, method_named, parse_settings
 from ramify.cli.output import notes, say_json, screen
 from ramify.errors import DataError, OptionError
 from ramify.trace import Row, RowWriter, read_rows
@@ -52,7 +52,9 @@ def search(
     reference: Annotated[int | None, typer.Option(help="best_of_n width to reach; default: the largest.")] = None,
     pool: Annotated[int | None, typer.Option(
         help="Samples for head-to-heads; default: the reference's n; 0: none.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
+    dtype: Dtype = "float32",
+    executor: Executor = "auto",
+    kv_dtype: KVDtype = None,
     out: Annotated[Path | None, typer.Option(help="Keep every answer there; a next run resumes.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write PLOT.png and PLOT.html.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -69,8 +71,9 @@ def search(
     sampling, cells = _plan(methods, n, settings or [], max_tokens, temperature)
     goal = _reference(cells, reference)
     cells += _pool(goal, pool)
-    setup = {"bench": "search", "model": model, "reward": reward, "dtype": dtype, "seed": seed, "problems": problems
-             if not problems.isdecimal() else "embedded", "sampling": sampling}
+    setup = {"bench": "search", "model": model, "reward": reward, "dtype": dtype, "executor": executor,
+             "kv_dtype": kv_dtype, "seed": seed, "sampling": sampling,
+             "problems": "embedded" if problems.isdecimal() else problems}
     questions = _questions(problems, seed)
     results = _run(_load(setup), setup, cells, questions, out)
     _report(setup, cells, results, len(questions), goal, plot, as_json)
@@ -145,7 +148,7 @@ def _load(setup: Row) -> LLM:
     import ramify
 
     llm = ramify.load(setup["model"], reward=None if setup["reward"] == "none" else setup["reward"],
-                      dtype=setup["dtype"])
+                      dtype=setup["dtype"], executor=setup["executor"], kv_dtype=setup["kv_dtype"])
     if llm.reward is not None:
         setup["reward"] = llm.reward.name
     # Every method pays for its own prompts; companion models follow the target in this.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ramify import errors
+from ramify.cli.options import Dtype, Executor, KVDtype
 from ramify.cli.output import keep_picture, notes, say_json, screen
 from ramify.errors import OptionError, RamifyError
 
@@ -31,8 +32,9 @@ def engine(
                                            show_default=False)] = ALL,
     repeats: Annotated[int, typer.Option(min=1, help="Timed runs of each.")] = 3,
     max_tokens: Annotated[int | None, typer.Option(min=2, help="Tokens of each candidate; default: 128.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    executor: Annotated[str, typer.Option(help="auto, torch, compiled or int8.")] = "auto",
+    dtype: Dtype = "float32",
+    executor: Executor = "auto",
+    kv_dtype: KVDtype = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts and every draw.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -50,10 +52,10 @@ def engine(
 
         need_matplotlib()  # before the work, not after it
     wanted = named(workloads, max_tokens)
-    shared = {"model": named_folder(model), "dtype": dtype, "executor": executor}
-    report: Row = {"bench": "engine", "model": model, "dtype": dtype, "seed": seed, "repeats": repeats,
-                   "command": shlex.join(["ramify", *sys.argv[1:]]),
-                   **_measure(shared, wanted, repeats, seed, may_skip=workloads == ALL)}
+    options = {"model": named_folder(model), "dtype": dtype, "executor": executor, "kv_dtype": kv_dtype}
+    report: Row = {"bench": "engine", "model": model, "dtype": dtype, "kv_dtype": kv_dtype or dtype, "seed": seed,
+                   "repeats": repeats, "command": shlex.join(["ramify", *sys.argv[1:]]),
+                   **_measure(options, wanted, repeats, seed, may_skip=workloads == ALL)}
     if as_json:
         say_json(report)
     else:
@@ -64,7 +66,7 @@ def engine(
         keep_picture(plot, draw(report))
 
 
-def _measure(shared: Row, wanted: list[Workload], repeats: int, seed: int, may_skip: bool) -> Row:
+def _measure(options: Row, wanted: list[Workload], repeats: int, seed: int, may_skip: bool) -> Row:
     """One child after another, with a bar that knows how many runs there are."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
@@ -73,20 +75,20 @@ def _measure(shared: Row, wanted: list[Workload], repeats: int, seed: int, may_s
     with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=notes(),
                   transient=True) as progress:
         bar = progress.add_task("machine and model", total=1 + repeats * (1 + len(wanted)))
-        probe = child({"job": "probe", **shared})
+        probe = child({"job": "probe", "options": options})
         fitting, left_out = _fitting(wanted, probe["positions"], may_skip)
         progress.update(bar, advance=1, total=1 + repeats * (1 + len(fitting)), description="cold start")
         cold = []
         for _ in range(repeats):
             seen: list[Row] = []
             began = time.time()
-            child({"job": "cold", **shared, "seed": seed}, seen.append)
+            child({"job": "cold", "options": options, "seed": seed}, seen.append)
             cold.append(seen[0]["first_token_at"] - began)
             progress.update(bar, advance=1)
         rows = []
         for each in fitting:
             progress.update(bar, description=each.name)
-            job = {"job": "workload", **shared, "name": each.name, "tokens": each.tokens, "repeats": repeats,
+            job = {"job": "workload", "options": options, "name": each.name, "tokens": each.tokens, "repeats": repeats,
                    "seed": seed}
             rows.append(child(job, lambda _: progress.update(bar, advance=1)))
     return {**summary(probe, cold, rows), "left_out": left_out}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ramify.cli.options import Dtype, Executor, KVDtype
 from ramify.cli.output import keep_picture, notes, say_json, screen
 from ramify.errors import OptionError
 
@@ -31,6 +32,9 @@ def speculative(
     max_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 96,
     seed: Annotated[int, typer.Option(min=0, help="Of the problems and every draw.")] = 0,
     repeats: Annotated[int, typer.Option(min=1, help="Runs of each, by turns.")] = 3,
+    dtype: Dtype = "float32",
+    executor: Executor = "auto",
+    kv_dtype: KVDtype = None,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -47,9 +51,10 @@ def speculative(
         need_matplotlib()  # before the work, not after it
     cells = [PLAIN, *_cells(lengths, verifiers, tree)]
     workload = Workload(_prompts(prompts, seed), rows, {"temperature": temperature, "max_tokens": max_tokens}, seed)
-    llm = _load(model, draft, cells, workload)
+    how = {"dtype": dtype, "executor": executor, "kv_dtype": kv_dtype}
+    llm = _load(model, draft, how, cells, workload)
     report: Row = {
-        "bench": "speculative", "model": model, "draft": draft, "prompts": len(workload.prompts), "rows": rows,
+        "bench": "speculative", "model": model, "draft": draft, **how, "prompts": len(workload.prompts), "rows": rows,
         "sampling": workload.sampling, "seed": seed, "repeats": repeats,
         "command": shlex.join(["ramify", *sys.argv[1:]]), **_measure(llm, workload, cells, repeats)}
     if as_json:
@@ -95,11 +100,11 @@ def _prompts(text: str, seed: int) -> list[Any]:
     return [question.prompt for question in embedded(int(text), seed)]
 
 
-def _load(model: str, draft: str, cells: list[Cell], workload: Workload) -> LLM:
+def _load(model: str, draft: str, how: dict[str, Any], cells: list[Cell], workload: Workload) -> LLM:
     """The models; every cell's options are tried out before the first token."""
     import ramify
 
-    llm = ramify.load(model, draft=draft, reward=None)
+    llm = ramify.load(model, draft=draft, reward=None, **how)
     for cell in cells:
         llm.plan("sample", llm.speculation({**cell.options, **workload.sampling})[0])
     for warning in llm.warnings:

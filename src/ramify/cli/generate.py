@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ramify.cli.batch import run_batch
-from ramify.cli.options import method_named, method_options, parse_settings
+from ramify.cli.options import Dtype, Executor, KVDtype, method_named, method_options, parse_settings
 from ramify.cli.output import notes, say, say_json
 from ramify.cli.prompts import read_jobs
 from ramify.errors import OptionError, RamifyError
@@ -33,6 +33,7 @@ class Setup:
     reward: str
     dtype: str
     executor: str
+    kv_dtype: str | None
     method: str
     seed: int
     options: dict[str, Any]
@@ -41,7 +42,8 @@ class Setup:
     def stated(self) -> dict[str, Any]:
         """As it reads in a result's `options` when it comes back from JSON."""
         named = {"model": self.model, "draft": self.draft, "reward": self.reward, "dtype": self.dtype,
-                 "executor": self.executor, "method": self.method, "seed": self.seed, **self.options}
+                 "executor": self.executor, "kv_dtype": self.kv_dtype, "method": self.method, "seed": self.seed,
+                 **self.options}
         stated: dict[str, Any] = json.loads(json.dumps(named))
         return stated
 
@@ -51,7 +53,7 @@ class Setup:
 
         return ramify.load(self.model, draft=None if self.draft == "none" else self.draft,
                            reward=None if self.reward == "none" else self.reward, dtype=self.dtype,
-                           executor=self.executor)
+                           executor=self.executor, kv_dtype=self.kv_dtype)
 
     def stream(self, llm: LLM, prompts: list[Any], trace: Trace | None) -> Iterator[tuple[int, Result | RamifyError]]:
         """(index, outcome) of every prompt, as they end."""
@@ -73,8 +75,9 @@ def generate(
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     settings: Annotated[list[str] | None, typer.Option(
         "--set", metavar="KEY=VALUE", help="More of the method's or sampling's options.")] = None,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    executor: Annotated[str, typer.Option(help="auto, torch, compiled, int8, int8-weights or int4-weights.")] = "auto",
+    dtype: Dtype = "float32",
+    executor: Executor = "auto",
+    kv_dtype: KVDtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write all events there for `ramify view`.")] = None,
 ) -> None:
@@ -94,7 +97,7 @@ def generate(
     check(options.get("n", 1) >= 1, "a whole n of at least 1", options.get("n"), "raise it")
     for kind in (SamplingParams, SpeculationParams):
         kind(**{name: value for name, value in options.items() if name in kind.names()})  # or raise
-    setup = Setup(model, draft, reward, dtype, executor, search.__name__, seed, options)
+    setup = Setup(model, draft, reward, dtype, executor, kv_dtype, search.__name__, seed, options)
     if prompts is not None:
         tally = run_batch(setup, read_jobs(prompts), out, trace)
         notes().print(tally.note(out))

@@ -6,10 +6,18 @@ import inspect
 import json
 import types
 from collections.abc import Callable, Collection
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import typer
 
 from ramify.errors import OptionError
 from ramify.types import SamplingParams, SpeculationParams
+
+# How models are held and run: the same wherever a command loads one.
+Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
+Executor = Annotated[str, typer.Option(help="auto, torch, compiled, int8, int8-weights or int4-weights.")]
+KVDtype = Annotated[str | None, typer.Option("--kv-dtype", show_default=False,
+                                             help="Of cached keys and values: bfloat16 or int8; default: the dtype.")]
 
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 

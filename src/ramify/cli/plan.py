@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ramify.cli.options import method_named, method_options, parse_settings
+from ramify.cli.options import Dtype, Executor, KVDtype, method_named, method_options, parse_settings
 from ramify.cli.output import notes, say_json, screen
 from ramify.errors import OptionError
 from ramify.types import ROLES
@@ -33,8 +33,9 @@ def plan(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.KEY=VALUE",
                                                        help="More options of a method.")] = None,
     cost: Annotated[bool, typer.Option("--cost", help="Measure this machine first, and tell seconds.")] = False,
-    dtype: Annotated[str, typer.Option(help="float32 or float64.")] = "float32",
-    executor: Annotated[str, typer.Option(help="auto, torch, compiled or int8.")] = "auto",
+    dtype: Dtype = "float32",
+    executor: Executor = "auto",
+    kv_dtype: KVDtype = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """What each method will spend on a prompt: tokens and FLOPs by model, memory; with --cost the seconds.
@@ -48,14 +49,14 @@ def plan(
 
     names = [method_named(name.strip()).__name__ for name in methods.split(",")]
     options = {name: _options(name, n, settings or [], names) for name in dict.fromkeys(names)}
-    interpreter = interpreter_bytes(executor)
+    interpreter = interpreter_bytes(executor, kv_dtype)
     llm = ramify.api.load(named_folder(model), reward=None if reward == "none" else reward, dtype=dtype,
-                          executor=executor)
+                          executor=executor, kv_dtype=kv_dtype)
     rows = {name: _rehearse(llm, name, {**own, "max_tokens": max_tokens}, prompt_tokens)
             for name, own in options.items()}
     costs = _costs(llm, rows) if cost else None
     report: Row = {
-        "plan": "cost", "model": model, "executor": llm.model.decoder.executor,
+        "plan": "cost", "model": model, "executor": llm.model.decoder.executor, "kv_dtype": kv_dtype or dtype,
         "reward": None if llm.reward is None else llm.reward.name, "n": n,
         "prompt_tokens": prompt_tokens, "max_tokens": max_tokens, "command": shlex.join(["ramify", *sys.argv[1:]]),
         "cost_errors": None if costs is None else {"median": costs.median_error, "worst": costs.worst_error},

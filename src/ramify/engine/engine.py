@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ramify.engine.loop import Loop
 from ramify.engine.reading import prompt_ids
 from ramify.engine.request import Emit, Request, Search
-from ramify.engine.runner import Runner
+from ramify.engine.runner import Runner, kv_bytes
 from ramify.engine.scheduler import Scheduler
 from ramify.engine.sequence import Prompt
 from ramify.errors import CapacityError, PromptError
@@ -40,7 +40,8 @@ class Engine:
     def __init__(self, target: Model, *, capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048,
                  prefix_cache: bool = True, draws: Draws | None = None, kv_dtype: torch.dtype | None = None) -> None:
         self.target = target
-        runner = Runner(target, "target", capacity or default_capacity(target), block_size, prefix_cache, kv_dtype)
+        capacity = capacity or default_capacity(target, kv_dtype)
+        runner = Runner(target, "target", capacity, block_size, prefix_cache, kv_dtype)
         self.loop = Loop(runner, Scheduler(step_tokens), draws or KeyedDraws())
         self._count = 0
 
@@ -109,7 +110,7 @@ class Engine:
         return request.result
 
 
-def default_capacity(model: Model) -> int:
+def default_capacity(model: Model, kv_dtype: torch.dtype | None = None) -> int:
     """KV tokens that fit a quarter of the memory that is free now where the model is, at most a million."""
     import os
 
@@ -119,4 +120,4 @@ def default_capacity(model: Model) -> int:
         free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:
         free, _ = torch.cuda.mem_get_info(model.device)
-    return max(1024, min(1_000_000, int(free / 4 / model.decoder.kv_bytes_per_token)))
+    return max(1024, min(1_000_000, int(free / 4 / kv_bytes(model, kv_dtype))))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ramify.cache import BlockPool, BlockTable, KVStore, PrefixCache
+from ramify.cache import BlockPool, BlockTable, KVStore, PrefixCache, bytes_per_token
 from ramify.engine.batch import Row, Tree, flatten
 from ramify.engine.device import DeviceReader, served
 from ramify.engine.paged import attention_of
@@ -17,6 +17,12 @@ from ramify.engine.sequence import Context
 if TYPE_CHECKING:
     from ramify.models import Model
     from ramify.types import Role
+
+
+def kv_bytes(model: Model, kv_dtype: torch.dtype | None = None) -> int:
+    """Bytes that a cache takes for one token of a model; `kv_dtype` None is the model's own type."""
+    config, name = model.decoder.config, str(kv_dtype or model.dtype).removeprefix("torch.")
+    return bytes_per_token(config.num_layers, config.num_kv_heads, config.head_dim, name)
 
 
 class Runner:

@@ -50,10 +50,7 @@ class Letters:
 class TabularDecoder:
     """A decoder whose logits are log(table(prefix)), the prefix being prompt and answer so far."""
 
-    dtype, fused = torch.float64, None
-
-    kv_bytes_per_token = 16
-    num_parameters = 1
+    dtype, fused, num_parameters = torch.float64, None, 1
 
     def __init__(self, vocabulary: int, table: Table) -> None:
         self.vocabulary, self.table, self.base = vocabulary, table, vocabulary + 1

@@ -222,12 +222,6 @@ class Decoder(nn.Module):
             looked_up += self.embed.nbytes
         return self.nbytes - looked_up
 
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes that keys and values of one token take over all layers."""
-        config = self.config
-        return 2 * config.num_layers * config.num_kv_heads * config.head_dim * self.dtype.itemsize
-
     def flops(self, num_tokens: int, context_tokens_total: int) -> float:
         """Floating-point operations of a forward over `num_tokens` tokens, logits included.
 
