@@ -25,6 +25,7 @@ from ramify.errors import (
     StorageError,
     UserError,
 )
+from ramify.pause import no_collection
 from ramify.types import Candidate, Result, SamplingParams, Usage
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ _LAZY = {"LLM": "ramify.api", "METHODS": "ramify.search", "load": "ramify.api"}
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module 'ramify' has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    with no_collection():
+        value = globals()[name] = getattr(import_module(_LAZY[name]), name)
     return value
 
 

@@ -15,6 +15,7 @@ from ramify.errors import BackendError, OptionError, RamifyError
 from ramify.models import Model, load_model
 from ramify.models.files import read_json
 from ramify.models.hub import embedded_models
+from ramify.pause import no_collection
 from ramify.rewards import FunctionReward, ImplicitReward, LikelihoodReward, SequenceReward
 from ramify.search import METHODS
 from ramify.speculative import LOOKUPS, Draft, Speculation, speculate
@@ -27,6 +28,7 @@ ROWS = 256  # candidates in flight: wide enough to fill a step, small enough to 
 RewardLike = str | Reward | Callable[[str, str], float]
 
 
+@no_collection()
 def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLike | None = "auto",
          dtype: str = "float32", capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048,
          executor: str = "auto", kv_dtype: str | None = None, device: str = "cpu") -> LLM:

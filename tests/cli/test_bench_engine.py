@@ -53,8 +53,9 @@ def test_mistakes(bench, args, said):
 def test_a_child_that_is_a_process(model):
     from ramify.errors import ModelError
 
-    seen, job = [], {"job": "cold", "model": model, "dtype": "float32", "executor": "torch", "seed": 0}
+    options = {"model": model, "dtype": "float32", "executor": "torch", "kv_dtype": None}
+    seen, job = [], {"job": "cold", "options": options, "seed": 0}
     assert bench_engine.child(job, seen.append) == {}
     assert list(seen[0]) == ["first_token_at"]
     with pytest.raises(ModelError, match="/nowhere"):
-        bench_engine.child({**job, "model": "/nowhere"})
+        bench_engine.child({**job, "options": {**options, "model": "/nowhere"}})

@@ -15,7 +15,8 @@ from ramify.bench.random_model import Shape, write_llama
 from ramify.errors import ModelError
 from ramify.models import DenseAttention, load_model
 from ramify.models.kernels.products import BYTES
-from ramify.models.weights import Parameter, give_back, open_weights
+from ramify.models.memory import give_back
+from ramify.models.weights import Parameter, open_weights
 
 WIDE = Shape(hidden=256, layers=2, heads=4, kv_heads=2, inner=512, vocabulary=50_000, positions=64)
 EXECUTORS = ["compiled", *(["int8"] if BYTES else []), "int4-weights"]

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import typer
 
+import ramify
 from ramify.errors import OptionError
 from ramify.types import SamplingParams, SpeculationParams
 
@@ -24,12 +25,10 @@ WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0":
 
 def method_named(name: str) -> Callable[..., Any]:
     """The search of that name; dashes may stand for underscores. Raises `OptionError` with the list."""
-    from ramify.search import METHODS
-
     try:
-        return METHODS[name.replace("-", "_")]
+        return ramify.METHODS[name.replace("-", "_")]
     except KeyError:
-        raise OptionError(f"a method among {', '.join(METHODS)}", repr(name), "pick one of them") from None
+        raise OptionError(f"a method among {', '.join(ramify.METHODS)}", repr(name), "pick one of them") from None
 
 
 def method_options(search: Callable[..., Any]) -> dict[str, inspect.Parameter]:

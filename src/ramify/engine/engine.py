@@ -12,6 +12,7 @@ from ramify.engine.runner import Runner, kv_bytes
 from ramify.engine.scheduler import Scheduler
 from ramify.engine.sequence import Prompt
 from ramify.errors import CapacityError, PromptError
+from ramify.models.memory import free_bytes
 from ramify.sampling.draws import CHOICE, Draws, Key, KeyedDraws, mix
 from ramify.types import Result, SamplingParams, check
 
@@ -112,12 +113,4 @@ class Engine:
 
 def default_capacity(model: Model, kv_dtype: torch.dtype | None = None) -> int:
     """KV tokens that fit a quarter of the memory that is free now where the model is, at most a million."""
-    import os
-
-    import torch
-
-    if model.device == "cpu":
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    else:
-        free, _ = torch.cuda.mem_get_info(model.device)
-    return max(1024, min(1_000_000, int(free / 4 / kv_bytes(model, kv_dtype))))
+    return max(1024, min(1_000_000, int(free_bytes(model.device) / 4 / kv_bytes(model, kv_dtype))))

@@ -13,6 +13,8 @@ from ramify.engine.batch import Row, Tree, flatten
 from ramify.engine.device import DeviceReader, served
 from ramify.engine.paged import attention_of
 from ramify.engine.sequence import Context
+from ramify.errors import CapacityError
+from ramify.models.memory import free_bytes
 
 if TYPE_CHECKING:
     from ramify.models import Model
@@ -35,11 +37,17 @@ class Runner:
         block_size: tokens per block.
         prefix_cache: whether prompts are remembered between requests.
         kv_dtype: what keys and values are rounded to; None keeps the model's type.
+
+    Raises `CapacityError`: a cache larger than the memory that is free.
     """
 
     def __init__(self, model: Model, role: Role, capacity: int, block_size: int, prefix_cache: bool = True,
                  kv_dtype: torch.dtype | None = None) -> None:
         self.model, self.role, self.kv_dtype, config = model, role, kv_dtype, model.decoder.config
+        needed, free = capacity * kv_bytes(model, kv_dtype), free_bytes(model.device)
+        if needed > free:
+            raise CapacityError(f"{needed / 1e9:.2f} GB for a cache of {capacity} tokens of {model.name}",
+                                f"{free / 1e9:.2f} GB free", "lower capacity, or round the cache with kv_dtype=int8")
         self.pool = BlockPool(max(1, capacity // block_size), block_size)
         self.store = KVStore(config.num_layers, self.pool.num_blocks, block_size, config.num_kv_heads,
                              config.head_dim, kv_dtype or model.dtype, model.device)

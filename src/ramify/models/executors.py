@@ -12,12 +12,14 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from ramify.errors import OptionError
+from ramify.errors import CapacityError, OptionError
 from ramify.models.config import ModelConfig
 from ramify.models.decoder import Decoder
 from ramify.models.linear import ByteProduct, MklProduct, Packer, Packers, Rows, packable
+from ramify.models.memory import free_bytes
 
 EXECUTORS = ("auto", "torch", "compiled", "int8", "int8-weights", "int4-weights")
+SMALLER = {"int8": 1, "int8-weights": 1, "int4-weights": 0.5}  # bytes of a weight, at least
 PATIENCE = 2.0  # seconds
 ROWS, OUTPUTS, INPUTS, REPEATS = 16, 2048, 1024, 8  # of the measurement: a small batch, where products differ most
 _SIMULATION = Packers(ByteProduct, ByteProduct)
@@ -35,11 +37,13 @@ def assemble(decoder: Decoder, sources: MutableMapping[str, Rows], executor: str
 
     Raises:
         OptionError: an unknown executor, or one that this model, its dtype or this machine does not have.
+        CapacityError: weights larger than the memory that is free.
     """
     with _patience():
         table = sources["embed.weight"]
         plain = table.device.type == "cpu" and table.dtype == torch.float32
         decoder.executor = _chosen(decoder.config, table, plain, executor)
+        _must_fit(decoder, table)
         packers = _packers(decoder.executor, plain)
         decoder.fill(sources, packers)
         if decoder.executor != "torch" and packers is not _SIMULATION and compilable(decoder.config):
@@ -47,6 +51,15 @@ def assemble(decoder: Decoder, sources: MutableMapping[str, Rows], executor: str
 
             decoder.fused = Fused(decoder)
             decoder.fused.warm()
+
+
+def _must_fit(decoder: Decoder, table: Rows) -> None:
+    """Refuse to read weights that there is no room for."""
+    itemsize = SMALLER.get(decoder.executor, table.dtype.itemsize)
+    needed, free = decoder.num_parameters * itemsize, free_bytes(str(table.device))
+    if needed > free:
+        do = "use a smaller model" if decoder.executor in SMALLER else "use executor=int8, or a smaller model"
+        raise CapacityError(f"{needed / 1e9:.2f} GB for weights of {itemsize:g} bytes", f"{free / 1e9:.2f} GB free", do)
 
 
 def _chosen(config: ModelConfig, table: Rows, plain: bool, executor: str) -> str:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ramify.models.weights import give_back
+from ramify.models.memory import give_back
 
 # Rows that MKL is told to expect when it packs a weight; any number can follow. Packed for 128, products of 4 to
 # 256 rows ran 1.2 to 1.6 times as fast as F.linear here; packed for 8 they were slower beyond 32 rows.

@@ -20,9 +20,10 @@ from ramify.models.files import read_json
 from ramify.models.heads import AcceptanceHead, ScalarHead
 from ramify.models.hub import find_folder
 from ramify.models.linear import Rows
+from ramify.models.memory import give_back
 from ramify.models.names import IGNORED, file_names, file_rows, stored_transposed
 from ramify.models.tokenizer import Tokenizer
-from ramify.models.weights import AGAIN, FLOATS, MISFIT, Parameter, Stored, give_back, open_weights
+from ramify.models.weights import AGAIN, FLOATS, MISFIT, Parameter, Stored, open_weights
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 COMPARED = 4096  # rows at a time

@@ -6,10 +6,8 @@ ends, and a model would be there twice while it is packed.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import math
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader
@@ -110,10 +108,3 @@ class Parameter:
         for at in range(0, len(target), step):
             some = target[at : at + step]
             some.copy_(part[first + at : first + at + len(some)])
-
-
-def give_back() -> None:
-    """Return freed memory to the system where the C library keeps it otherwise and can be asked not to: glibc."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
