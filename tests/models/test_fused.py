@@ -13,6 +13,7 @@ from ramify.engine.padded import PaddedAttention
 from ramify.engine.paged import PagedAttention
 from ramify.errors import OptionError
 from ramify.models import DenseAttention, load_model
+from ramify.models.kernels import fused, patience
 from ramify.models.kernels.fused import covered
 from ramify.models.kernels.products import BYTES
 
@@ -163,6 +164,16 @@ def test_rounded_caches_are_read_alike_in_one_call(variant, dtype, folders, thre
                         for one, kind in ((decoder, PagedAttention), (plain, PaddedAttention)))
     assert (logits - expected).abs().mean() <= 0.1 * (logits - exact).abs().mean()
     assert 0 < (logits - exact).abs().mean() <= 0.05 * exact.abs().max()
+
+
+def test_who_waits_for_code_for_another_cache_is_told(folders, monkeypatch):
+    seen, ready = [], fused.ready
+    monkeypatch.setattr(fused, "ready", lambda *args: seen.append(patience._waiting) or ready(*args))
+    folder, _ = folders("llama")
+    paged = Paged(load_model(folder, executor="compiled").decoder, texts(), torch.int8)
+    seen.clear()
+    paged.logits([9, 1, 16, 5])
+    assert seen == [True] and not patience._waiting
 
 
 @pytest.mark.parametrize("variant", ELSEWHERE)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import sys
-import threading
 import time
-from collections.abc import Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import MutableMapping
 
 import torch
 from torch import Tensor
@@ -15,12 +12,12 @@ from torch import Tensor
 from ramify.errors import CapacityError, OptionError
 from ramify.models.config import ModelConfig
 from ramify.models.decoder import Decoder
+from ramify.models.kernels.patience import patience
 from ramify.models.linear import ByteProduct, MklProduct, Packer, Packers, Rows, packable
 from ramify.models.memory import free_bytes
 
 EXECUTORS = ("auto", "torch", "compiled", "int8", "int8-weights", "int4-weights")
 SMALLER = {"int8": 1, "int8-weights": 1, "int4-weights": 0.5}  # bytes of a weight, at least
-PATIENCE = 2.0  # seconds
 ROWS, OUTPUTS, INPUTS, REPEATS = 16, 2048, 1024, 8  # of the measurement: a small batch, where products differ most
 _SIMULATION = Packers(ByteProduct, ByteProduct)
 SLOWER = 2.0  # times as slow as torch's product, from which on kernels are not worth it
@@ -39,7 +36,7 @@ def assemble(decoder: Decoder, sources: MutableMapping[str, Rows], executor: str
         OptionError: an unknown executor, or one that this model, its dtype or this machine does not have.
         CapacityError: weights larger than the memory that is free.
     """
-    with _patience():
+    with patience():
         table = sources["embed.weight"]
         plain = table.device.type == "cpu" and table.dtype == torch.float32
         decoder.executor = _chosen(decoder.config, table, plain, executor)
@@ -75,19 +72,6 @@ def _chosen(config: ModelConfig, table: Rows, plain: bool, executor: str) -> str
     if executor == "auto":
         return "compiled" if plain and compilable(config) and worthwhile() else "torch"
     return executor
-
-
-@contextmanager
-def _patience() -> Iterator[None]:
-    """Say what is going on if it takes long: only compiling does."""
-    line = "Compiling kernels for this processor; the result is kept for the next time.\n"
-    timer = threading.Timer(PATIENCE, sys.stderr.write, [line])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def compilable(config: ModelConfig) -> bool:

@@ -35,6 +35,7 @@ from ramify.models.kernels.attention_tiles import (
     weigh,
 )
 from ramify.models.kernels.jit import address, compiled, link, native
+from ramify.models.kernels.patience import patience
 from ramify.models.kernels.rowwise import LARGEST, floats
 from ramify.models.kernels.team import SPACING, claim, finish, fork, wait
 
@@ -79,7 +80,8 @@ def attend(q_TX, kv, layer, plan, scale, softcap, out_TX):
     """The attention of one layer, for all tokens of a step."""
     args = (np.zeros(4 * SPACING, np.int64), q_TX, kv, layer, plan, np.float32(scale), np.float32(softcap), out_TX)
     if kv.dtype not in _linked:  # the other types never change
-        _link(*(typeof(arg) for arg in args))
+        with patience():
+            _link(*(typeof(arg) for arg in args))
         _linked.add(kv.dtype)
     _attend(*args)
 

@@ -12,6 +12,7 @@ from ramify.models.kernels.attention_plan import Pages, Rows, plan
 from ramify.models.kernels.forward import PHASES, Array, Room, Weights, forward, ready
 from ramify.models.kernels.linear import ALONE, SCRATCH, width
 from ramify.models.kernels.packed import BYTES, INPUTS, KIND, OUTPUTS, SPEC, aligned
+from ramify.models.kernels.patience import patience
 from ramify.models.kernels.team import new_board
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ class Fused:
         args = (threads, self.board, ids_T.numpy(), positions_T.numpy(), pages.slots_T, plans, pages.kv, self.weights,
                 room)
         if pages.kv.dtype not in self.ready:
-            ready(*args)
+            with patience():
+                ready(*args)
             self.ready.add(pages.kv.dtype)
         forward(*args)
         return hidden_TD
