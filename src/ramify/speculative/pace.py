@@ -112,6 +112,7 @@ class MeasuredPace:
         length = best_length(rates, step, verify, late / HORIZON)
         if length:
             self._idle, self._share = 0.0, PROBE[0]
+            late = 0.0  # what has to be read ever again is among what promises leave out
         else:
             # Where drafting does not pay nothing is learnt: a token is tried when that costs little of the time since.
             self._idle += REST * plain
@@ -119,7 +120,7 @@ class MeasuredPace:
             if self._idle * self._share < late + step + verify(1) - plain:
                 return 0
             self._idle, self._share, length = 0.0, max(self._share / 2, PROBE[1]), 1
-        self._promise = length * step + verify(length), 1 + sum(accumulate(rates[:length], mul))
+        self._promise = late + length * step + verify(length), 1 + sum(accumulate(rates[:length], mul))
         return length
 
     def observe(self, drafted: int, accepted: int, committed: int) -> None:
