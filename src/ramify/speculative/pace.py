@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import mul
-from statistics import fmean, median
+from statistics import median
 from typing import Protocol
 
 from ramify.speculative.stopping import AcceptanceRates, best_length
@@ -15,7 +15,7 @@ LONGEST = 16  # tokens that a measured pace drafts at most
 PROBE = 1 / 32, 1 / 512  # share of the time that trying a token may take: at first, and after several that did not pay
 HORIZON = 64  # tokens of an answer within which reading what came before must have paid
 GAIN = 1.05  # times as many tokens per second that a draft must promise: less is noise
-KEPT = 9  # drafted steps that tell how far promises are kept
+KEPT, FADING = 9, 0.98  # drafted steps, and rows of them, that tell how far promises are kept
 REST = 8  # steps for which a decision against drafting stands, unless rows end: asking anew takes time too
 PLAIN = 64  # every so many steps nothing is drafted, to measure what a draft must beat
 
@@ -90,7 +90,8 @@ class MeasuredPace:
         self._idle, self._share = 0.0, PROBE[0]
         self._resting, self._rows = 0, 0
         self._promise, self._gave = (0.0, 1.0), list[int]()  # seconds of a drafted step and tokens per row
-        self._slower, self._fewer = deque([1.0], maxlen=KEPT), deque([(1.0, 1.0)], maxlen=KEPT)  # what came of promises
+        self._slower = deque([1.0], maxlen=KEPT)  # seconds that drafted steps took, over those promised
+        self._promised, self._given = 1.0, 1.0  # tokens, fading: single rows vary a lot
 
     def length(self, rows: int, ids: int, costs: Costs) -> int:
         """See `Pace`. Never beyond twice the longest draft so far: what longer ones cost is not known yet."""
@@ -134,10 +135,11 @@ class MeasuredPace:
         expected, tokens = self._promise
         if expected and self._gave:
             self._slower.append(seconds / expected)
-            self._fewer.append((tokens, fmean(self._gave)))
+            kept = FADING ** len(self._gave)
+            self._promised = kept * self._promised + tokens * len(self._gave)
+            self._given = kept * self._given + sum(self._gave)
         self._promise, self._gave = (0.0, 1.0), []
 
     def _excess(self) -> float:
         """The seconds per token of drafted steps, over what they promised: texts end, and prompts come to be read."""
-        expected, gave = map(sum, zip(*self._fewer, strict=True))
-        return median(self._slower) * expected / gave
+        return median(self._slower) * self._promised / self._given
