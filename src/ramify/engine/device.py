@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ramify.cache import KVStore
     from ramify.models import ModelConfig
     from ramify.models.decoder import Decoder
-    from ramify.models.kernels.cuda.plan import DeviceStep, Sizes
+    from ramify.models.kernels.cuda.plan import DevicePages, DeviceStep, Sizes
 
 WIDEST = 512  # rows that are recorded at most
 AGAIN = 3  # a step's sizes are recorded when they come this many times
@@ -49,6 +49,12 @@ class DeviceAttention:
 
     def __init__(self, config: ModelConfig, store: KVStore, step: DeviceStep) -> None:
         self.config, self.store, self.step = config, store, step
+
+    def pages(self) -> DevicePages:
+        """Everything that kernels need to know of the step."""
+        from ramify.models.kernels.cuda.plan import DevicePages
+
+        return DevicePages(self.step, self.store.kv, self.store.block_size, self.store.group)
 
     def __call__(self, layer: int, q_THd: Tensor, k_TGd: Tensor, v_TGd: Tensor) -> Tensor:
         """Attention of one layer."""

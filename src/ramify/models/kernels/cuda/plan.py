@@ -75,6 +75,15 @@ class DeviceStep(NamedTuple):
     plans: dict[int, DevicePlan]
 
 
+class DevicePages(NamedTuple):
+    """A step for a decoder that runs its layers by itself. kv: the store; see `attention` for its layout."""
+
+    step: DeviceStep
+    kv: Tensor
+    block_size: int
+    together: int
+
+
 class HostStep:
     """The same on the host, as it comes.
 
