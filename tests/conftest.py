@@ -4,7 +4,8 @@ import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, and for every process that a test starts
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TRITON_INTERPRET"] = "1"  # Triton decides when it is imported, which torch may do
+if "RAMIFY_TEST_GPU" not in os.environ:  # set it for the tests marked gpu
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton decides when it is imported, which torch may do
 
 import resource
 from contextlib import contextmanager

@@ -69,7 +69,7 @@ LLAMA = {"model_type": "llama", "vocab_size": 40, "hidden_size": 32, "num_hidden
 CONFIGS = {
     "llama": LLAMA,
     "qwen3": LLAMA | {"model_type": "qwen3", "rope_parameters": {"rope_theta": 1e4}},
-    "window": LLAMA | {"model_type": "mistral", "sliding_window": 5},
+    "window": LLAMA | {"model_type": "mistral", "sliding_window": 3},
     "partial": LLAMA | {"partial_rotary_factor": 0.5},
 }
 
@@ -91,7 +91,7 @@ def forwards(decoder, together):
     config, found = decoder.config, []
     store = KVStore(2, 8, 8, 2, 12, torch.float32, together=together)
     windows = sorted({window or 0 for window in config.windows})
-    for starts, count in (([0, 0], 7), ([7, 7], 2)):
+    for starts, count in (([0, 0], 5), ([5, 5], 1)):
         rows = Rows(torch.tensor([0, 1, 2, 3]).numpy(), *(torch.tensor(x).numpy() for x in (
             [2, 4], starts, [count, count], starts, [0, 0], [], [])))
         positions = [start + at for start in starts for at in range(count)]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ramify.cache import KVStore
     from ramify.models import ModelConfig
     from ramify.models.decoder import Decoder
-    from ramify.models.kernels.cuda.plan import DevicePages, DeviceStep, Sizes
+    from ramify.models.kernels.cuda.plan import DevicePages, DeviceStep, HostStep, Sizes
 
 WIDEST = 512  # rows that are recorded at most
 AGAIN = 3  # a step's sizes are recorded when they come this many times
@@ -85,20 +85,14 @@ class DeviceReader:
 
     def __init__(self, decoder: Decoder, store: KVStore, record: Record | None = None) -> None:
         self.decoder, self.store, self.record = decoder, store, record or recorder()
-        self.windows = sorted({window or 0 for window in decoder.config.windows})
         self.seen: Counter[Sizes] = Counter()
         self.recordings: dict[Sizes, Recording] = {}
 
     def __call__(self, rows: list[Row]) -> Tensor:
         """hidden_TD of the new ids, row after row."""
-        from ramify.models.kernels.cuda.plan import HostStep
-
-        config = self.decoder.config
-        ids, positions, slots = (list(chain.from_iterable(numbers)) for numbers in zip(
-            *((row.ids, row.positions, row.slots) for row in rows), strict=True))
-        step = HostStep(ids, positions, slots, rows_of(rows), self.windows, config.num_heads, config.num_kv_heads,
-                        self.store.block_size)
-        steady = len(rows) == len(ids) <= WIDEST and not any(row.tree for row in rows)
+        step = host_step(self.decoder.config, self.store.block_size, rows)
+        tokens = step.sizes.tokens
+        steady = len(rows) == tokens <= WIDEST and not any(row.tree for row in rows)
         sizes = step.sizes.rounded() if steady else step.sizes
         buffer = sent(step.packed(sizes), self.store.kv.device)
         if not steady:
@@ -109,17 +103,40 @@ class DeviceReader:
             if self.seen[sizes] == AGAIN and len(self.recordings) < KEPT:
                 replay, output = self.record(lambda: self._forward(buffer, sizes))
                 self.recordings[sizes] = Recording(buffer, replay, output)
-            return hidden_TD[: len(ids)]
+            return hidden_TD[:tokens]
         recording.buffer.copy_(buffer)
         recording.replay()
-        return recording.hidden_TD[: len(ids)].clone()  # the next replay writes over it
+        return recording.hidden_TD[:tokens].clone()  # the next replay writes over it
 
     def _forward(self, buffer: Tensor, sizes: Sizes) -> Tensor:
-        from ramify.models.kernels.cuda.plan import unpacked
+        attend = _attention(self.decoder.config, self.store, buffer, sizes)
+        return self.decoder(attend.step.ids_T, attend.step.positions_T, attend)
 
-        step = unpacked(buffer, sizes, self.windows)
-        attend = DeviceAttention(self.decoder.config, self.store, step)
-        return self.decoder(step.ids_T, step.positions_T, attend)
+
+def attention_of(config: ModelConfig, store: KVStore, rows: list[Row]) -> DeviceAttention:
+    """The attention of one step by itself."""
+    step = host_step(config, store.block_size, rows)
+    return _attention(config, store, sent(step.packed(step.sizes), store.kv.device), step.sizes)
+
+
+def _attention(config: ModelConfig, store: KVStore, buffer: Tensor, sizes: Sizes) -> DeviceAttention:
+    from ramify.models.kernels.cuda.plan import unpacked
+
+    return DeviceAttention(config, store, unpacked(buffer, sizes, _windows(config)))
+
+
+def host_step(config: ModelConfig, block_size: int, rows: list[Row]) -> HostStep:
+    """What a step's rows are as integers."""
+    from ramify.models.kernels.cuda.plan import HostStep
+
+    ids, positions, slots = (list(chain.from_iterable(numbers)) for numbers in zip(
+        *((row.ids, row.positions, row.slots) for row in rows), strict=True))
+    return HostStep(ids, positions, slots, rows_of(rows), _windows(config), config.num_heads, config.num_kv_heads,
+                    block_size)
+
+
+def _windows(config: ModelConfig) -> list[int]:
+    return sorted({window or 0 for window in config.windows})
 
 
 def sent(packed: Array, device: torch.device) -> Tensor:

@@ -1,0 +1,68 @@
+"""On an NVIDIA GPU: RAMIFY_TEST_GPU=1 pytest -m gpu. What the interpreter shows elsewhere, for real."""
+
+import os
+
+import pytest
+import torch
+from test_paged_attention import CONFIG, WINDOWED, Texts
+
+import ramify
+from ramify.cache import KVStore
+from ramify.engine.batch import flatten
+from ramify.engine.device import DeviceReader, attention_of
+from ramify.engine.padded import PaddedAttention
+from ramify.search import best_of_n, sample
+
+READY = "RAMIFY_TEST_GPU" in os.environ and torch.cuda.is_available()
+pytestmark = [pytest.mark.gpu,
+              pytest.mark.skipif(not READY, reason="set RAMIFY_TEST_GPU=1 on a machine with an NVIDIA GPU")]
+QUESTION = "Tom has 3 bags with 6 apples each. He eats 2 apples. How many are left?"
+
+
+@pytest.mark.parametrize("config", [CONFIG, WINDOWED, CONFIG | {"attn_logit_softcapping": 2.0}],
+                         ids=["full", "window", "cap"])
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-4), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
+def test_kernels_read_what_torch_reads(config, dtype, close):
+    texts = Texts(config)
+    rows = texts.mixed()
+    stores = [KVStore(2, 200, 16, 2, 16, dtype, "cuda", together=together) for together in (1, 16, 1)]
+    stores[0].kv.normal_()
+    stores[2].kv.copy_(stores[0].kv)
+    q, k, v = (torch.randn(len(flatten(rows)[0]), heads, 16, device="cuda", dtype=dtype) for heads in (4, 2, 2))
+    for layer in range(2):
+        found = attention_of(texts.config, stores[0], rows)(layer, q, k, v)
+        wanted = PaddedAttention(texts.config, stores[2], rows)(layer, q, k, v)
+        torch.testing.assert_close(found, wanted, atol=close, rtol=close)
+    assert torch.equal(stores[0].kv, stores[2].kv)
+
+
+@pytest.mark.parametrize("executor", ["torch", "compiled"])
+@pytest.mark.parametrize("method, options", [
+    (sample, {"n": 16, "temperature": 0}), (sample, {"n": 16}), (best_of_n, {"n": 8})], ids=["greedy", "n", "judged"])
+def test_texts_are_those_of_the_cpu(executor, method, options):
+    found = []
+    for device in ("cuda", "cpu"):
+        llm = ramify.load("mini-math", device=device, executor=executor if device == "cuda" else "torch")
+        result = llm.generate([QUESTION] * 3, method=method, max_tokens=48, **options)
+        found.append([row.token_ids for each in result for row in each.candidates])
+        if device == "cuda":
+            reader = llm.engine.loop.target.read
+            assert isinstance(reader, DeviceReader) and reader.recordings
+    same = [a == b for one, other in zip(*found, strict=True) for a, b in zip(one, other, strict=False)]
+    assert sum(same) / len(same) > 0.97  # a text that rounding turns goes on differently
+
+
+@pytest.mark.parametrize("draft", ["mini-math-draft", "suffix"])
+def test_drafts_on_the_gpu_change_no_text(draft):
+    plain, drafted = (ramify.load("mini-math", device="cuda", reward=None, draft=each) for each in (None, draft))
+    found = [llm.generate(QUESTION, method=sample, n=8, max_tokens=48, **options).candidates
+             for llm, options in ((plain, {}), (drafted, {"verifier": "coupled"}))]
+    same = [a.token_ids == b.token_ids for a, b in zip(*found, strict=True)]
+    assert sum(same) >= 6
+
+
+@pytest.mark.parametrize("executor", ["int8", "int8-weights"])
+def test_bytes_on_the_gpu_are_bytes_on_the_cpu(executor):
+    found = [ramify.load("mini-math", device=device, reward=None, executor=executor).generate(
+        QUESTION, method=sample, n=1, temperature=0, max_tokens=24).text for device in ("cuda", "cpu")]
+    assert found[0][:24] == found[1][:24]
