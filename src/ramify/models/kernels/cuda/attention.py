@@ -21,6 +21,8 @@ from torch import Tensor
 from ramify.models.kernels.cuda.plan import DevicePlan
 
 KEYS = {torch.float32: 32, torch.float16: 64, torch.bfloat16: 64}  # that a program looks at together
+# Products of float32 keep their operands in registers: fewer threads have none left.
+WARPS = {torch.float32: 8, torch.float16: 4, torch.bfloat16: 4, torch.int8: 4}
 # Triton's interpreter has no products of bfloat16.
 INNER = {torch.float32: tl.float32, torch.float16: tl.float16,
          torch.bfloat16: tl.float32 if triton.knobs.runtime.interpret else tl.bfloat16}  # fmt: skip
@@ -50,9 +52,11 @@ def attend(q_THd: Tensor, kv: Tensor, plan: DevicePlan, tables_N: Tensor, scale:
         q_THd, kv, means_GPd, logs_GP, tables_N, plan.items_I6, plan.tokens_T, plan.sight_T4, plan.seen_S, scale,
         kv.stride(0), kv.stride(1), kv.stride(2), q_THd.stride(0), places, CAP=float(softcap), GROUP=group,
         BLOCK=block_size, TOGETHER=together, WIDTH=width, LINES=plan.lines, DEEP=deep, WIDE=KEYS[q_THd.dtype],
-        TREES=len(plan.seen_S) > 0, INNER=INNER[q_THd.dtype], num_stages=2)  # fmt: skip
-    _merge[tokens, heads](means_GPd, logs_GP, out_THd, plan.tokens_T, plan.uses_U, plan.begins_T, heads, places,
-                          GROUP=group, WIDTH=width, DEEP=deep)  # fmt: skip
+        TREES=len(plan.seen_S) > 0, INNER=INNER[q_THd.dtype], num_stages=2,
+        num_warps=WARPS[q_THd.dtype])  # fmt: skip
+    _merge[tokens, kv_heads](means_GPd, logs_GP, out_THd, plan.tokens_T, plan.uses_U, plan.begins_T, heads, places,
+                             GROUP=group, LINES=triton.next_power_of_2(group), WIDTH=width, DEEP=deep,
+                             num_warps=1)  # fmt: skip
     return out_THd
 
 
@@ -127,19 +131,22 @@ def _work(q, kv, means, logs, tables, items, tokens, sight, seen, scale, block_p
 
 
 @triton.jit
-def _merge(means, logs, out, tokens, uses, begins, heads, places, GROUP: tl.constexpr, WIDTH: tl.constexpr,
-           DEEP: tl.constexpr) -> Any:  # fmt: skip
-    """One query and one query head: the means of all items it took part in, by their weights."""
-    query, head, number = tl.program_id(0), tl.program_id(1), tl.arange(0, DEEP)
-    top, total = tl.full((), -1e30, tl.float32), tl.full((), 0.0, tl.float32)
-    result = tl.zeros((DEEP,), tl.float32)
+def _merge(means, logs, out, tokens, uses, begins, heads, places, GROUP: tl.constexpr, LINES: tl.constexpr,
+           WIDTH: tl.constexpr, DEEP: tl.constexpr) -> Any:  # fmt: skip
+    """One query and the query heads of one key head: the means of all items it took part in, by their weights."""
+    query, head, line, number = tl.program_id(0), tl.program_id(1), tl.arange(0, LINES), tl.arange(0, DEEP)
+    real, deep = line < GROUP, (line < GROUP)[:, None] & (number < WIDTH)[None, :]
+    top, total = tl.full((LINES,), -1e30, tl.float32), tl.zeros((LINES,), tl.float32)
+    result = tl.zeros((LINES, DEEP), tl.float32)
     for use in range(tl.load(begins + query), tl.load(begins + query + 1)):
-        spot = ((head // GROUP) * places + tl.load(uses + use) * GROUP + head % GROUP).to(tl.int64)
-        log = tl.load(logs + spot)
+        spot = (head * places + tl.load(uses + use) * GROUP + line).to(tl.int64)
+        log = tl.load(logs + spot, mask=real, other=-1e30)
         higher = tl.maximum(top, log)
         keep, weight = tl.exp(top - higher), tl.exp(log - higher)
-        result = result * keep + weight * tl.load(means + spot * WIDTH + number, mask=number < WIDTH, other=0.0)
+        mean = tl.load(means + spot[:, None] * WIDTH + number[None, :], mask=deep, other=0.0)
+        result = result * keep[:, None] + weight[:, None] * mean
         total, top = total * keep + weight, higher
-    row = (tl.load(tokens + query) * heads + head) * WIDTH
+    row = (tl.load(tokens + query) * heads + head * GROUP + line) * WIDTH
     # A query that was added to fill up took part in nothing.
-    tl.store(out + row + number, (result / tl.maximum(total, 1e-30)).to(out.dtype.element_ty), mask=number < WIDTH)
+    found = result / tl.maximum(total, 1e-30)[:, None]
+    tl.store(out + row[:, None] + number[None, :], found.to(out.dtype.element_ty), mask=deep)

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ramify.models.kernels.cuda.attention import INNER
+from ramify.models.kernels.cuda.attention import INNER, WARPS
 from ramify.models.linear import quantise
 
 FEW = 64  # rows up to which reading the weights is what takes time
@@ -50,8 +50,9 @@ class ByteWeights:
         _product[triton.cdiv(outputs, wide), triton.cdiv(tokens, tall)](
             x_TI, self.codes_OI, scales_T, self.scales_O, self.bias, y_TO, tokens, outputs, x_TI.stride(0),
             INPUTS=inputs, BIAS=self.bias is not None, BYTES=bytes_too, TALL=tall, WIDE=wide,
-            DEEP=128 if x_TI.itemsize < 4 else 64, INNER=tl.int8 if bytes_too else INNER[x_TI.dtype],
-            SUMS=tl.int32 if bytes_too else tl.float32, num_stages=4 if x_TI.itemsize < 4 else 3)  # fmt: skip
+            DEEP=128 if x_TI.itemsize < 4 else 32, INNER=tl.int8 if bytes_too else INNER[x_TI.dtype],
+            SUMS=tl.int32 if bytes_too else tl.float32, num_stages=4 if x_TI.itemsize < 4 else 3,
+            num_warps=WARPS[x_TI.dtype])  # fmt: skip
         return y_TO
 
 
