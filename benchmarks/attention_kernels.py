@@ -24,7 +24,7 @@ from ramify.engine.paged import PagedAttention
 from ramify.engine.sequence import Context
 from ramify.models.config import ModelConfig, parse_config
 from ramify.models.decoder import Decoder
-from ramify.models.executors import prepare
+from ramify.models.executors import assemble
 
 BLOCK = 16
 SHAPES: dict[str, dict[str, Any]] = {
@@ -87,13 +87,17 @@ def alone(config: ModelConfig, stores: dict[str, KVStore], rows: list[Row], repe
     return seconds(work, repeats)
 
 
-def random_decoder(config: ModelConfig, executor: str) -> Decoder:
+def random_decoder(config: ModelConfig, executor: str, dtype: torch.dtype = torch.float32,
+                   device: str = "cpu") -> Decoder:
     """A decoder with random weights, laid out for an executor."""
     torch.manual_seed(0)
-    decoder = Decoder(config).requires_grad_(False)
-    for parameter in decoder.parameters():
-        parameter.normal_(0, 0.02)
-    return prepare(decoder, executor)
+    with torch.device("meta"):
+        decoder = Decoder(config)
+    assemble(decoder, {name: torch.empty(parameter.shape, dtype=dtype, device=device).normal_(0, 0.02)
+                       for name, parameter in decoder.named_parameters()}, executor)
+    if decoder.inv_freq is not None:
+        decoder.inv_freq = decoder.inv_freq.to(device)
+    return decoder
 
 
 def steps(config: ModelConfig, decoders: dict[str, Decoder], store: KVStore, rows: list[Row],

@@ -30,7 +30,7 @@ if "--tiny" in sys.argv:
     os.environ["TRITON_INTERPRET"] = "1"  # Triton decides when it is imported
 
 import torch
-from attention_kernels import rows_of_search
+from attention_kernels import random_decoder, rows_of_search
 from common import RESULTS, command, in_words, keep, machine
 
 import ramify
@@ -42,9 +42,10 @@ from ramify.engine.padded import PaddedAttention
 from ramify.exact.tabular import Letters
 from ramify.models import Model
 from ramify.models.config import ModelConfig, parse_config
-from ramify.models.decoder import Decoder
-from ramify.models.executors import assemble
 from ramify.models.kernels.cuda import attention, plan
+from ramify.models.kernels.cuda.forward import DeviceForward
+from ramify.models.kernels.cuda.linear import Bytes, ByteWeights
+from ramify.models.linear import Linear
 from ramify.search import sample
 from ramify.types import SamplingParams
 
@@ -168,17 +169,12 @@ def copy_bandwidth() -> float:
 def random_model(executor: str) -> Model:
     """A model with random weights on the device, and a tokenizer of a few letters."""
     config = parse_config(SHAPE)
-    with torch.device("meta"):
-        decoder = Decoder(config)
-    torch.manual_seed(0)
-    weights = {name: torch.empty(parameter.shape, device=DEVICE, dtype=getattr(torch, HALF)).normal_(0, 0.02)
-               for name, parameter in decoder.named_parameters()}  # fmt: skip
-    for weight in weights.values():
-        if weight.dim() == 1:
-            weight.fill_(1)
-    assemble(decoder, weights, executor)
-    assert decoder.inv_freq is not None
-    decoder.inv_freq = decoder.inv_freq.to(DEVICE)
+    decoder = random_decoder(config, "torch" if TINY else executor, getattr(torch, HALF), DEVICE)
+    if TINY and executor != "torch":  # as it is done where there is a GPU
+        decoder.fused = DeviceForward(decoder)
+        for module in decoder.modules() if executor != "compiled" else ():
+            if isinstance(module, Linear):
+                module.pack(Bytes if executor == "int8" else ByteWeights)
     return Model(f"1b-{executor}", decoder, Letters(config.vocab_size), None, Path(), device=DEVICE)
 
 

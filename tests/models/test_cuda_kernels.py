@@ -1,18 +1,23 @@
 """What surrounds attention on a GPU, in Triton's interpreter: products with bytes, and whole forwards."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 pytest.importorskip("triton")
 
 from ramify.cache import KVStore
+from ramify.errors import OptionError
+from ramify.models import executors
 from ramify.models.config import parse_config
 from ramify.models.decoder import Decoder
 from ramify.models.kernels.attention_plan import Rows
 from ramify.models.kernels.cuda.forward import DeviceForward, covered
 from ramify.models.kernels.cuda.linear import Bytes, ByteWeights
 from ramify.models.kernels.cuda.plan import DevicePages, HostStep, unpacked
-from ramify.models.linear import ByteProduct, quantise
+from ramify.models.linear import ByteProduct, Packers, quantise
 
 
 def problem(rows, inputs, outputs, dtype=torch.float32):
@@ -122,3 +127,40 @@ def test_a_forward_that_turns_the_wrong_way_is_caught():
     with pytest.raises(AssertionError):
         for (plain, _), (fused, _) in forwards(model("llama"), 1, DeviceForward(decoder)):
             torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-4)
+
+
+# Which executors there are on a GPU --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wanted, got", [("auto", "compiled"), ("torch", "torch"), ("compiled", "compiled"),
+                                         ("int8", "int8"), ("int8-weights", "int8-weights")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_executors_of_a_gpu(wanted, got, dtype):
+    table = SimpleNamespace(device=torch.device("cuda"), dtype=dtype)
+    assert executors._chosen(parse_config(LLAMA), table, False, wanted) == got
+    packers = executors._packers(got, False)
+    assert (packers and packers.projections) == {"int8": Bytes, "int8-weights": ByteWeights}.get(got)
+
+
+def test_executors_that_a_gpu_does_not_have():
+    table = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
+    with pytest.raises(OptionError, match="int4"):
+        executors._chosen(parse_config(LLAMA), table, False, "int4-weights")
+    layer_norms = parse_config({"model_type": "gpt2", "vocab_size": 40, "n_embd": 32, "n_layer": 1, "n_head": 2,
+                                "n_positions": 16})
+    assert executors._chosen(layer_norms, table, False, "auto") == "torch"
+    with pytest.raises(OptionError, match="kernels"):
+        executors._chosen(layer_norms, table, False, "compiled")
+
+
+@pytest.mark.parametrize("packer", [Bytes, ByteWeights])
+def test_a_tied_table_in_bytes_is_looked_up_and_multiplied(packer):
+    decoder, plain = (model("llama") for _ in range(2))
+    weights = dict(decoder.named_parameters())
+    decoder.config = plain.config = replace(plain.config, tie_embeddings=True)
+    decoder.fill({name: weight.detach() for name, weight in weights.items()}, Packers(packer, packer))
+    ids, x = torch.tensor([3, 17], dtype=torch.int32), torch.randn(2, 32)
+    codes, scales = quantise(plain.embed.weight)
+    torch.testing.assert_close(decoder.embed(ids), (codes * scales)[ids.long()])
+    wanted = ByteProduct(plain.embed.weight, None, 1)(x) if packer is Bytes else x @ (codes * scales).T
+    torch.testing.assert_close(decoder.embed.product(x), wanted, atol=1e-4, rtol=1e-4)

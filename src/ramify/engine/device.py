@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from importlib.util import find_spec
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from ramify.engine.batch import Row
 from ramify.engine.paged import rows_of
+from ramify.models.executors import has_triton
 
 if TYPE_CHECKING:
     from ramify.cache import KVStore
@@ -38,7 +38,7 @@ Record = Callable[[Run], tuple[Callable[[], object], Tensor]]
 def served(store: KVStore) -> bool:
     """Whether a cache's steps are read here: on CUDA, where there is Triton, in the types that its kernels know."""
     known = store.kv.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    return store.kv.is_cuda and known and find_spec("triton") is not None
+    return store.kv.is_cuda and known and has_triton()
 
 
 class DeviceAttention:

@@ -23,9 +23,10 @@ def sample(jobs: list[Job], logits_RV: Tensor, draws: Draws, model: Model) -> No
     """Draw and commit one token for every job."""
     sequences = [job.sequence for job in jobs]
     prompts, keys = [at.prompt for at in sequences], [Key(at.stream, len(at.tokens), TOKEN) for at in sequences]
+    compiled = model.decoder.fused is not None and not logits_RV.is_cuda and isinstance(draws, KeyedDraws)
     for rows in _alike(prompts):
         params, some_RV, some = prompts[rows[0]].params, rows_of(logits_RV, rows), [keys[row] for row in rows]
-        if model.decoder.fused is not None and is_plain(params) and isinstance(draws, KeyedDraws):
+        if compiled and is_plain(params):
             from ramify.models.kernels.draw import draw
 
             drawn = draw(some_RV.numpy(), params.temperature, uniforms(some))

@@ -7,7 +7,7 @@ K rows picked by the caller.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from ramify.models.linear import Linear, Packers, Rows, Table
 from ramify.models.rope import angles, rotate
 
 if TYPE_CHECKING:
-    from ramify.models.kernels.attention_plan import Pages
+    from ramify.models.kernels.cuda.forward import DeviceForward
     from ramify.models.kernels.fused import Fused
 
 Turns = tuple[Tensor, Tensor] | None  # cosines and signed sines of the positions
@@ -142,7 +142,7 @@ class Decoder(nn.Module):
         self.num_parameters = sum(parameter.numel() for parameter in self.parameters())
         self.inv_freq = torch.tensor(config.rope.inv_freq, device="cpu") if config.rope else None
         self.executor = "torch"  # see `executors.assemble`
-        self.fused: Fused | None = None  # all layers in one call, for attention over a paged cache
+        self.fused: Fused | DeviceForward | None = None  # all layers in one call, for attention over a paged cache
 
     def forward(self, tokens_T: Tensor, positions_T: Tensor, attend: Attend) -> Tensor:
         """hidden_TD after the final norm, for the tokens of all rows laid end to end.
@@ -150,7 +150,7 @@ class Decoder(nn.Module):
         `attend(layer, q_THd, k_TGd, v_TGd) -> o_THd` is called once per layer and decides who sees whom.
         """
         config = self.config
-        pages: Callable[[], Pages] | None = getattr(attend, "pages", None)
+        pages: Callable[[], Any] | None = getattr(attend, "pages", None)
         if self.fused is not None and pages is not None:
             return self.fused(tokens_T, positions_T, pages())
         x_TD = self.embed(tokens_T)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import MutableMapping
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -27,10 +28,11 @@ def assemble(decoder: Decoder, sources: MutableMapping[str, Rows], executor: str
     """Fill a decoder out of `sources`, packed as its executor wants it, and set `decoder.executor` to the one chosen.
 
     "torch" runs operator by operator, with MKL's packed products where there are any. "compiled" runs all layers in
-    one call of machine code, in float32 as well. "int8" is the same with weights of one byte, and the inputs of every
-    product rounded to bytes as they come; "int8-weights" and "int4-weights" round weights only. These three round the
-    embedding table to bytes, too; they change results beyond the rounding of float32, so "auto" never takes them: it
-    takes "compiled" where there is it, unless a short measurement says that its products are slow here.
+    one call of machine code, in float32 as well; on a GPU by Triton's kernels, in the type that the weights have.
+    "int8" is the same with weights of one byte, and the inputs of every product rounded to bytes as they come;
+    "int8-weights" and "int4-weights" round weights only, the latter on a CPU alone. These three round the embedding
+    table to bytes, too; they change results beyond the rounding of float32, so "auto" never takes them: it takes
+    "compiled" where there is it, unless on a CPU a short measurement says that its products are slow here.
 
     Raises:
         OptionError: an unknown executor, or one that this model, its dtype or this machine does not have.
@@ -43,7 +45,12 @@ def assemble(decoder: Decoder, sources: MutableMapping[str, Rows], executor: str
         _must_fit(decoder, table)
         packers = _packers(decoder.executor, plain)
         decoder.fill(sources, packers)
-        if decoder.executor != "torch" and packers is not _SIMULATION and compilable(decoder.config):
+        if not plain:
+            if decoder.executor != "torch" and launchable(decoder.config, table.device):
+                from ramify.models.kernels.cuda.forward import DeviceForward
+
+                decoder.fused = DeviceForward(decoder)
+        elif decoder.executor != "torch" and packers is not _SIMULATION and compilable(decoder.config):
             from ramify.models.kernels.fused import Fused
 
             decoder.fused = Fused(decoder)
@@ -63,14 +70,16 @@ def _chosen(config: ModelConfig, table: Rows, plain: bool, executor: str) -> str
     """The executor; `plain`: float32 on a CPU."""
     if executor not in EXECUTORS:
         raise OptionError(f"an executor among {', '.join(EXECUTORS)}", repr(executor), "choose one of them")
-    if executor.startswith("int") and not plain:
+    on_gpu = table.device.type == "cuda" and has_triton()
+    if executor.startswith("int") and not (plain or (on_gpu and executor != "int4-weights")):
         got = f"{table.dtype} on {table.device.type}"
         raise OptionError(f"float32 weights on a CPU for executor={executor}", got, "use executor=torch")
-    if executor == "compiled" and not (plain and compilable(config)):
+    compiles = compilable(config) if plain else launchable(config, table.device)
+    if executor == "compiled" and not compiles:
         got = f"{config.model_type}, {table.dtype} on {table.device.type}"
         raise OptionError("a model and a processor that there are kernels for", got, "use executor=torch")
     if executor == "auto":
-        return "compiled" if plain and compilable(config) and worthwhile() else "torch"
+        return "compiled" if compiles and (on_gpu or worthwhile()) else "torch"
     return executor
 
 
@@ -82,10 +91,31 @@ def compilable(config: ModelConfig) -> bool:
     return FUSED and covered(config)
 
 
+def has_triton() -> bool:
+    """Whether Triton is installed: PyTorch brings it along where it knows CUDA, on Linux."""
+    return find_spec("triton") is not None
+
+
+def launchable(config: ModelConfig, device: torch.device) -> bool:
+    """Whether there are kernels for a model of this config on this GPU."""
+    if device.type != "cuda" or not has_triton():
+        return False
+    from ramify.models.kernels.cuda.forward import covered
+
+    return covered(config)
+
+
 def _packers(executor: str, plain: bool) -> Packers | None:
     """What lays weights out, if anything does."""
+    if not plain and executor in ("torch", "compiled"):
+        return None
+    if not plain:
+        from ramify.models.kernels.cuda.linear import Bytes, ByteWeights
+
+        packer = Bytes if executor == "int8" else ByteWeights
+        return Packers(packer, packer)
     if executor == "torch":
-        return Packers(MklProduct) if plain and packable(torch.empty(1)) else None
+        return Packers(MklProduct) if packable(torch.empty(1)) else None
     from ramify.models.kernels.products import BYTES, byte_product, byte_weights, float_product, nibbles
 
     if executor == "int8":

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ramify.models.kernels.cuda.attention import INNER, WARPS
-from ramify.models.linear import quantise
+from ramify.models.linear import Rows, quantise
 
 FEW = 64  # rows up to which reading the weights is what takes time
 HALVES = 12582912.0  # 1.5 * 2^23: float32 numbers around it are whole, so adding it rounds, to even as torch does
@@ -24,7 +24,7 @@ HALVES = 12582912.0  # 1.5 * 2^23: float32 numbers around it are whole, so addin
 class ByteWeights:
     """Products of floats with int8 weights."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, stacked: int) -> None:
+    def __init__(self, weight: Rows, bias: Tensor | None, stacked: int) -> None:
         codes_OI, scales_O1 = quantise(weight[:].float())
         self.codes_OI, self.scales_O, self.bias, self.dtype = codes_OI, scales_O1[:, 0].contiguous(), bias, weight.dtype
 
