@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import sys
 from typing import Annotated
 
@@ -48,6 +50,7 @@ app.add_typer(theory)
 
 def run() -> None:
     """The console script: 2 for a user's mistake, 1 for what else went wrong, 130 after an interrupt."""
+    atexit.register(gc.freeze)  # or everything would be looked through once more at the end
     try:
         app()
     except RamifyError as error:
