@@ -87,17 +87,19 @@ def alone(config: ModelConfig, stores: dict[str, KVStore], rows: list[Row], repe
     return seconds(work, repeats)
 
 
-def random_decoder(config: ModelConfig, executor: str, dtype: torch.dtype = torch.float32,
-                   device: str = "cpu") -> Decoder:
+def random_decoder(config: ModelConfig, executor: str) -> Decoder:
     """A decoder with random weights, laid out for an executor."""
-    torch.manual_seed(0)
     with torch.device("meta"):
         decoder = Decoder(config)
-    assemble(decoder, {name: torch.empty(parameter.shape, dtype=dtype, device=device).normal_(0, 0.02)
-                       for name, parameter in decoder.named_parameters()}, executor)
-    if decoder.inv_freq is not None:
-        decoder.inv_freq = decoder.inv_freq.to(device)
+    assemble(decoder, random_weights(decoder), executor)
     return decoder
+
+
+def random_weights(decoder: Decoder, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Any]:
+    """Small random numbers for every parameter of a decoder."""
+    torch.manual_seed(0)
+    return {name: torch.empty(parameter.shape, dtype=dtype, device=device).normal_(0, 0.02)
+            for name, parameter in decoder.named_parameters()}
 
 
 def steps(config: ModelConfig, decoders: dict[str, Decoder], store: KVStore, rows: list[Row],

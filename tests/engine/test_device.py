@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from pretend import PretendedGPU, carried, on_gpu
 from tiny import assert_empty, finish, tiny_engine, tiny_model
 
-from ramify.engine import Drop, Extend, Fork, Rewind, device
+from ramify.engine import Drop, Extend, Fork, Peek, Rewind, device
 from ramify.engine.device import DeviceReader
 from ramify.models.kernels.cuda import attention, plan
 from ramify.rewards import SequenceReward
@@ -72,8 +72,10 @@ def texts(search, params=PARAMS, prompts=("abcab",), record=None, speculation=No
 
 
 def judged(prompt, judge):
-    """Best-of-N."""
-    return (yield from best_of_n(prompt, reward=SequenceReward(judge), n=3))
+    """Best-of-N, and a look at log-probabilities."""
+    best = yield from best_of_n(prompt, reward=SequenceReward(judge), n=3)
+    yield Peek([best], None, "target")
+    return best
 
 
 def drafts(**options):

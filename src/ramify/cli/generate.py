@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ramify.cli.batch import run_batch
-from ramify.cli.options import Dtype, Executor, KVDtype, method_named, method_options, parse_settings
+from ramify.cli.options import Device, Dtype, Executor, KVDtype, method_named, method_options, parse_settings
 from ramify.cli.output import notes, say, say_json
 from ramify.cli.prompts import read_jobs
 from ramify.errors import OptionError, RamifyError
@@ -37,6 +37,7 @@ class Setup:
     method: str
     seed: int
     options: dict[str, Any]
+    device: str
 
     @property
     def stated(self) -> dict[str, Any]:
@@ -53,7 +54,7 @@ class Setup:
 
         return ramify.load(self.model, draft=None if self.draft == "none" else self.draft,
                            reward=None if self.reward == "none" else self.reward, dtype=self.dtype,
-                           executor=self.executor, kv_dtype=self.kv_dtype)
+                           executor=self.executor, kv_dtype=self.kv_dtype, device=self.device)
 
     def stream(self, llm: LLM, prompts: list[Any], trace: Trace | None) -> Iterator[tuple[int, Result | RamifyError]]:
         """(index, outcome) of every prompt, as they end."""
@@ -78,6 +79,7 @@ def generate(
     dtype: Dtype = "float32",
     executor: Executor = "auto",
     kv_dtype: KVDtype = None,
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
     trace: Annotated[Path | None, typer.Option(help="Write all events there for `ramify view`.")] = None,
 ) -> None:
@@ -97,7 +99,7 @@ def generate(
     check(options.get("n", 1) >= 1, "a whole n of at least 1", options.get("n"), "raise it")
     for kind in (SamplingParams, SpeculationParams):
         kind(**{name: value for name, value in options.items() if name in kind.names()})  # or raise
-    setup = Setup(model, draft, reward, dtype, executor, kv_dtype, search.__name__, seed, options)
+    setup = Setup(model, draft, reward, dtype, executor, kv_dtype, search.__name__, seed, options, device)
     if prompts is not None:
         tally = run_batch(setup, read_jobs(prompts), out, trace)
         notes().print(tally.note(out))

@@ -163,7 +163,7 @@ class Loop:
         follow = answer[max(start - first, len(known)) : max(0, start + len(hidden_QD) - first)]
         if follow:
             logprobs_QV = runner.model.decoder.logits(hidden_QD[skip:]).log_softmax(-1)
-            known += logprobs_QV.gather(-1, torch.tensor(follow)[:, None])[:, 0].tolist()
+            known += logprobs_QV.gather(-1, torch.tensor(follow, device=logprobs_QV.device)[:, None])[:, 0].tolist()
 
     def _grow(self, jobs: list[Job], logits_RV: Tensor) -> None:
         """Sample one token for every row and commit it."""
