@@ -109,7 +109,8 @@ def main() -> None:
     parser.add_argument("--python", help="the interpreter of the peer's environment")
     parser.add_argument("--variant", default="fp32", help="of the peer: see its file")
     parser.add_argument("--ours", default="fp32", help="what to call our side's --load in the table")
-    parser.add_argument("--load", action="append", default=[], metavar="KEY=VALUE", help="an option of load_model, or kv_dtype=int8")
+    parser.add_argument("--load", action="append", default=[], metavar="KEY=VALUE",
+                        help="an option of load_model, or kv_dtype=int8")
     parser.add_argument("--model", default="random:135m")
     parser.add_argument("--workloads", default="shared16,shared64", help="names of `ramify bench engine`")
     parser.add_argument("--max-tokens", type=int, help="of each candidate; default: 128")

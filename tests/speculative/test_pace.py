@@ -58,8 +58,16 @@ def test_drafts_grow_by_doubling_up_to_the_longest():
 def test_unknown_costs_are_no_reason_for_long_drafts():
     """The twin that knows no doubling starts at the longest: everything it has not seen seems free."""
     pace = MeasuredPace()
-    pace._longest = LONGEST
+    pace._largest = LONGEST
     assert pace.length(1, 1, Times(draft=0.0)) == LONGEST > MeasuredPace().length(1, 1, Times(draft=0.0))
+
+
+def test_a_wider_batch_begins_with_short_drafts():
+    """What is known of one row's drafts tells little of many rows'."""
+    pace, times = MeasuredPace(), Times(draft=0.01)
+    assert lengths(pace, times, 12)[-1] == LONGEST
+    assert lengths(pace, times, 5, rows=16) == [2, 4, 8, 16, 16]
+    assert lengths(pace, times, 2, rows=1) == [LONGEST] * 2
 
 
 def test_what_falls_is_not_drafted_again():

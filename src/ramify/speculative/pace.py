@@ -85,7 +85,7 @@ class MeasuredPace:
 
     def __init__(self) -> None:
         self._rates = AcceptanceRates(LONGEST, decay=0.95)  # texts change: it remembers some 20 drafts
-        self._longest = 1
+        self._largest, self._asking = 1, 1  # tokens drafted in a step, over all rows, and the rows of the last one
         self._steps = 0
         self._idle, self._share = 0.0, PROBE[0]
         self._resting, self._rows = 0, 0
@@ -94,15 +94,15 @@ class MeasuredPace:
         self._promised, self._given = 1.0, 1.0  # tokens, fading: single rows vary a lot
 
     def length(self, rows: int, ids: int, costs: Costs) -> int:
-        """See `Pace`. Never beyond twice the longest draft so far: what longer ones cost is not known yet."""
-        self._steps += 1
+        """See `Pace`. Never more than twice the tokens drafted in a step so far: what more cost is not known yet."""
+        self._steps, self._asking = self._steps + 1, rows
         if self._resting and rows >= self._rows:
             self._resting -= 1
             return 0
         plain, step = costs.target(ids), costs.draft(rows)
         if plain is None or self._steps % PLAIN == 0:
             return 0
-        most = min(LONGEST, 2 * self._longest)
+        most = min(LONGEST, max(1, 2 * self._largest // rows))
         if step is None:  # the first look of a draft reads its prompt; the second one shows what a step costs
             return most
         rates, late = self._rates.by_position()[:most], costs.catch_up()
@@ -126,7 +126,7 @@ class MeasuredPace:
 
     def observe(self, drafted: int, accepted: int, committed: int) -> None:
         """See `Pace`."""
-        self._longest = max(self._longest, drafted)
+        self._largest = max(self._largest, drafted * self._asking)
         self._rates.observe(drafted, accepted)
         self._gave.append(committed)
 
