@@ -63,6 +63,7 @@ def child(model: str, workload: Workload, repeats: int, threads: int) -> Row:
     texts = random_texts(workload, llm.model.tokenizer, 0)
     warm = Workload("warm", 1, workload.length, min(4, workload.samples), 3)
     run(llm, warm, random_texts(warm, llm.model.tokenizer, 0), 0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts anew: loading may have been the fullest moment
     loaded, best = peak_bytes(), {"seconds": float("inf")}
     for seed in range(repeats):
         with Watch(llm.engine) as watch:
@@ -82,7 +83,7 @@ def measured(point: Point, repeats: int, threads: int) -> Row:
     job = json.dumps([model, work.length, work.samples, work.tokens, repeats, threads])
     done = subprocess.run([sys.executable, __file__, "--child", job], stdout=subprocess.PIPE, text=True, check=True)
     return {"model": model, "grows": grows, "size": int(work.name), "prompt": work.length, "samples": work.samples,
-            "tokens": work.tokens, **json.loads(done.stdout)}
+            "tokens": work.tokens, "runs": repeats, **json.loads(done.stdout)}
 
 
 def slopes(rows: list[Row], wide: int) -> Row:
@@ -153,18 +154,18 @@ def table(report: Row) -> str:
     """The report in Markdown."""
     lines = ["# How a search's cost grows", "", in_words(report["machine"]) + ".", "",
              f"Printed by `{report['command']}`. Each point a process of its own, seconds the least of "
-             f"{report['repeats']} runs, every one watched.", "", "![growth](growth.png)", ""]
+             "its runs, every one watched.", "", "![growth](growth.png)", ""]
     for curve in report["curves"]:
         first = curve["points"][0]
         fixed = f"{first['tokens']} tokens each" if curve["grows"] == "candidates" else f"{first['samples']} candidates"
         lines += [f"## {curve['model']} by {curve['grows']}: a prompt of {first['prompt']} tokens, {fixed}", "",
                   f"| {curve['grows']} | seconds | tokens/s | ms outside the forward, per row and step | tokens read | "
-                  "GFLOP | KV tokens | MB beyond the loaded model |", "|---|---|---|---|---|---|---|---|"]
+                  "GFLOP | KV tokens | MB beyond the loaded model | runs |", "|---|---|---|---|---|---|---|---|---|"]
         for row in curve["points"]:
             drawn = row["samples"] * row["tokens"]
             lines.append(f"| {row['size']} | {row['seconds']:.3f} | {drawn / row['seconds']:.0f} | "
                          f"{1e3 * row['outside'] / drawn:.4f} | {row['read']} | {row['flops'] / 1e9:.1f} | "
-                         f"{row['kv_tokens']} | {row['peak_bytes'] / 1e6:.1f} |")
+                         f"{row['kv_tokens']} | {row['peak_bytes'] / 1e6:.1f} | {row['runs']} |")
         found = "; ".join(f"{name} {curve['slopes'][key]['wide']:.2f} (all {curve['slopes'][key]['all']:.2f}, steepest "
                           f"step {curve['slopes'][key]['steepest']:.2f})" for key, name in MEASURES.items())
         lines += ["", f"Slopes from {curve['wide']} on: {found}.", ""]
@@ -191,7 +192,7 @@ def main() -> None:
     tasks = {f"{model} {grows} {work.name}": partial(measured, (model, grows, work), args.repeats, args.threads)
              for model, grows, work in points(args.models.split(","))}
     rows = list(gather(args.rows, tasks, args.seconds, "measuring").values())
-    report: dict[str, Any] = {"command": command(), "machine": hardware, "repeats": args.repeats,
+    report: dict[str, Any] = {"command": command(), "machine": hardware,
                               "curves": curves(rows)}
     picture(report, args.out / "growth.png")
     keep("growth", report, table(report), args.out, args.json)
