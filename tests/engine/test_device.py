@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from pretend import PretendedGPU, carried, on_gpu
 from tiny import assert_empty, finish, tiny_engine, tiny_model
 
-from ramify.engine import Drop, Extend, Fork, Peek, Rewind, device
+from ramify.engine import Drop, Engine, Extend, Fork, Peek, Rewind, device
 from ramify.engine.device import DeviceReader
 from ramify.models.kernels.cuda import attention, plan
 from ramify.rewards import SequenceReward
@@ -162,6 +162,14 @@ def test_nor_does_it_where_there_are_no_kernels(gpu, monkeypatch, options):
     params = replace(PARAMS, **options if sampling else {"temperature": 0} if "greedy" in options.values() else {})
     speculation = None if sampling else lambda draft: speculate(SpeculationParams(**options), Draft(draft))
     assert texts(judged, params, models=gpu[1], speculation=speculation)
+
+
+def test_nor_do_keys_in_bytes(gpu, monkeypatch):
+    """Which the kernels here do not know: plain torch reads them."""
+    target, _, judge = gpu[1]
+    engine = Engine(target, capacity=256, block_size=4, kv_dtype=torch.int8)
+    assert engine.loop.target.store.kv.is_cuda and not isinstance(engine.loop.target.read, DeviceReader)
+    assert engine.result("abcab", partial(judged, judge=judge), PARAMS).candidates
 
 
 def test_a_step_that_stays_behind_is_caught(gpu, monkeypatch):
