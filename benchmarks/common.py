@@ -44,27 +44,6 @@ def keep(name: str, report: dict[str, Any], text: str, folder: Path = RESULTS, a
     print(json.dumps(report) if as_json else text)
 
 
-def random_llama(folder: Path, *, hidden: int = 576, layers: int = 30, heads: int = 9, kv_heads: int = 3,
-                 inner: int = 1536, vocabulary: int = 49152, positions: int = 2048) -> Path:
-    """A Hugging Face folder with a random Llama, by default of 135M shape, and a tokenizer of single bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=heads,
-                         num_key_value_heads=kv_heads, intermediate_size=inner, vocab_size=vocabulary,
-                         max_position_embeddings=positions, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1)
-    LlamaForCausalLM(config).save_pretrained(folder)
-    letters = ["<bos>", "<eos>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokenizer = Tokenizer(models.BPE({letter: at for at, letter in enumerate(letters)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<bos>", "<eos>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<bos>", "eos_token": "<eos>"}))
-    return folder
-
-
 def text_of_length(tokenizer: Any, tokens: int) -> str:
     """A text whose prompt has exactly so many tokens, or the nearest number below."""
     text = "Tom has 3 bags with 6 apples each. He eats 2 apples. How many apples does Tom have now? " * tokens

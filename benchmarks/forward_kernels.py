@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +18,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
-from common import RESULTS, command, in_words, keep, machine, random_llama
+from common import RESULTS, command, in_words, keep, machine
 
+from ramify.bench.random_model import named_folder
 from ramify.cache import BlockPool, BlockTable, KVStore
 from ramify.engine.batch import Row, flatten
 from ramify.engine.padded import PaddedAttention
@@ -112,10 +112,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     hardware, found = machine(), []
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in args.models.split(","):
-            folder = str(random_llama(Path(scratch) / name)) if name == "135m" else name
-            found += measure(name, folder, args)
+    for name in args.models.split(","):
+        found += measure(name, named_folder("random:135m" if name == "135m" else name), args)
     keep("forward_kernels", {"command": command(), "machine": hardware, "rows": found}, report(found, hardware),
          args.out)
 

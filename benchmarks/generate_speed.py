@@ -13,16 +13,16 @@ import json
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, command, in_words, keep, machine, random_llama, text_of_length
+from common import RESULTS, command, in_words, keep, machine, text_of_length
 
 import ramify
+from ramify.bench.random_model import named_folder
 from ramify.models import load_model
 
 Side = Callable[[str, int, int, int], None]  # prompt, samples, new tokens, seed
@@ -180,10 +180,8 @@ def main() -> None:
         child(args.child, args.models, args.prompts[0], args.n[0], args.new)
         return
     hardware, rows = machine(), []
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in args.models.split(","):
-            folder = str(random_llama(Path(scratch) / name)) if name == "135m" else name
-            rows += measure(name, folder, args)
+    for name in args.models.split(","):
+        rows += measure(name, named_folder("random:135m" if name == "135m" else name), args)
     report = {"command": command(), "machine": hardware, "rows": rows}
     keep("generate_speed", report, table(rows, hardware), args.out)
 
