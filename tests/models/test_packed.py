@@ -105,7 +105,7 @@ def test_gates(half, bias):
     weight, x, b = random(2 * half, 32), random(5, 32).numpy(), random(2 * half) if bias else None
     packed, y = float_product(weight, b, 2).packed, np.zeros((5, half), np.float32)
     scratch = np.empty(SCRATCH, np.float32)
-    gated(packed.spec, 0, -(-half // 64), 5, x.ctypes.data, 0, y.ctypes.data, scratch)
+    gated(packed.spec, 0, -(-half // 64), 0, 5, x.ctypes.data, 0, y.ctypes.data, scratch)
     gates, values = F.linear(torch.from_numpy(x), weight, b).chunk(2, -1)
     assert (torch.from_numpy(y) - F.silu(gates) * values).abs().max() <= 1e-4
 

@@ -43,13 +43,13 @@ def width(spec):
 
 
 @compiled
-def _ahead(weights, depth, block, blocks):
-    """Where a tile fetches from, so that the panel that follows is in the cache when it is its turn: every block of
-    rows has a line of its own, and of two neighbouring lines a processor fetches both. One block alone is as fast as
-    memory: it looks a page ahead."""
+def _ahead(weights, following, block, blocks):
+    """Where a tile fetches from, so that the weights that its thread takes next are in the cache when it is their turn:
+    every block of rows has a line of its own, and of two neighbouring lines a processor fetches both. One block alone
+    is as fast as memory: it looks a page ahead."""
     if blocks == 1:
         return weights + 4096
-    return weights + 4 * PANEL * depth + (0, 128, 64, 192)[block % 4]
+    return following + (0, 128, 64, 192)[block % 4]
 
 
 @compiled
@@ -94,16 +94,17 @@ def look_up(spec, ids, out_ND):
 
 
 @compiled
-def panel_product(spec, panel, rows, x, scales, y, y_stride, keep, scratch):
-    """One panel of x W^T, without the bias: y[rows, PANEL], added to what is there if `keep`. x, scales and y are
-    addresses, y_stride counts numbers."""
+def panel_product(spec, panel, following, rows, x, scales, y, y_stride, keep, scratch):
+    """One panel of x W^T, without the bias: y[rows, PANEL], added to what is there if `keep`. `following` is the panel
+    that the thread will take next. x, scales and y are addresses, y_stride counts numbers."""
+    following = spec[PANELS] + following * spec[STRIDE]
     weights, stride, blocks = spec[PANELS] + panel * spec[STRIDE], width(spec), (rows + ROWS - 1) // ROWS
     if IN_BYTES and spec[KIND] == BYTES:
         sums = spec[SUMS] + 8 * PANEL * panel
         for block in range(blocks):
             first, end = rows * block // blocks, rows * (block + 1) // blocks
             native(byte_tile, (end - first, x + first * stride, stride, scales + 4 * first, weights, sums, stride // 4,
-                               y + 4 * first * y_stride, y_stride, keep, _ahead(weights, stride // 4, block, blocks)))
+                               y + 4 * first * y_stride, y_stride, keep, _ahead(weights, following, block, blocks)))
         return
     inputs, plain = spec[INPUTS], spec[KIND] == FLOATS
     step = DEPTH if plain else SLICE
@@ -115,9 +116,10 @@ def panel_product(spec, panel, rows, x, scales, y, y_stride, keep, scratch):
             panels = address(room)
         for block in range(blocks):
             first, end = rows * block // blocks, rows * (block + 1) // blocks
+            then = panels + 4 * PANEL * depth if start + depth < inputs else following
             native(float_tile, (end - first, x + first * stride + 4 * start, inputs, panels, depth,
                                 y + 4 * first * y_stride, y_stride, keep + start,
-                                _ahead(panels, depth, block, blocks)))
+                                _ahead(panels, then, block, blocks)))
 
 
 @compiled
@@ -133,18 +135,18 @@ def add_bias(spec, column, rows, count, y, y_stride):
 
 
 @compiled
-def products(spec, first, end, rows, x, scales, y, y_stride, keep, scratch):
+def products(spec, first, end, following, rows, x, scales, y, y_stride, keep, scratch):
     """x W^T + b for the panels first..end-1: their columns of y[rows, outputs], added to what is there if `keep`."""
     size = spec[OUTPUTS] // spec[PARTS]
     per_part = (size + PANEL - 1) // PANEL
     for panel in range(first, end):
         inside = panel % per_part * PANEL
         column, count = panel // per_part * size + inside, min(PANEL, size - inside)
-        place = y + 4 * column
+        place, then = y + 4 * column, panel + 1 if panel + 1 < end else following
         if count == PANEL:
-            panel_product(spec, panel, rows, x, scales, place, y_stride, keep, scratch)
+            panel_product(spec, panel, then, rows, x, scales, place, y_stride, keep, scratch)
         else:
-            panel_product(spec, panel, rows, x, scales, address(scratch), PANEL, 0, scratch)
+            panel_product(spec, panel, then, rows, x, scales, address(scratch), PANEL, 0, scratch)
             for row in range(rows):
                 out, new = floats(place + 4 * row * y_stride, count), scratch[row * PANEL : row * PANEL + count]
                 for at in range(count):
@@ -153,15 +155,16 @@ def products(spec, first, end, rows, x, scales, y, y_stride, keep, scratch):
 
 
 @compiled
-def gated(spec, first, end, rows, x, scales, y, scratch):
+def gated(spec, first, end, following, rows, x, scales, y, scratch):
     """silu(x G^T + b) * (x U^T + c) for the panels first..end-1 of each half of W: columns of y[rows, outputs / 2]."""
     size = spec[OUTPUTS] // 2
     half = (size + PANEL - 1) // PANEL
     one, two = scratch[: BLOCK * PANEL], scratch[BLOCK * PANEL : ROOM]
     for panel in range(first, end):
         column, count = panel * PANEL, min(PANEL, size - panel * PANEL)
-        panel_product(spec, panel, rows, x, scales, address(one), PANEL, 0, scratch)
-        panel_product(spec, panel + half, rows, x, scales, address(two), PANEL, 0, scratch)
+        then = panel + 1 if panel + 1 < end else following
+        panel_product(spec, panel, panel + half, rows, x, scales, address(one), PANEL, 0, scratch)
+        panel_product(spec, panel + half, then, rows, x, scales, address(two), PANEL, 0, scratch)
         add_bias(spec, column, rows, count, address(one), PANEL)
         add_bias(spec, size + column, rows, count, address(two), PANEL)
         for row in range(rows):
@@ -181,12 +184,14 @@ def product_phase(board, phase, threads, spec, rows, x, scales, y, keep, scratch
     while item < groups * blocks:
         block, first = item // groups, item % groups * each
         top, end = rows * block // blocks, min(first + each, panels)
+        following = (item + threads) % groups * each  # threads take items by turns, more or less
         count, inputs = rows * (block + 1) // blocks - top, x + top * width(spec)
         if halves:
-            gated(spec, first, end, count, inputs, scales + 4 * top, y + 4 * top * size, scratch)
+            gated(spec, first, end, following, count, inputs, scales + 4 * top, y + 4 * top * size, scratch)
         else:
             outputs = spec[OUTPUTS]
-            products(spec, first, end, count, inputs, scales + 4 * top, y + 4 * top * outputs, outputs, keep, scratch)
+            products(spec, first, end, following, count, inputs, scales + 4 * top, y + 4 * top * outputs, outputs, keep,
+                     scratch)
         finish(board, phase)
         item = claim(board, phase)
     wait(board, phase, groups * blocks)
