@@ -27,10 +27,15 @@ class _Node:
         """Where a child of these tokens stands, or would. What agrees longest with them stands there or before."""
         return bisect_left(self.children, tokens, key=_tokens)
 
-    def nearest(self, tokens: tuple[int, ...]) -> _Node | None:
-        """The child that agrees longest with `tokens`, in a time that hardly grows with how many there are."""
-        at = self.place(tokens)
-        return max(self.children[max(0, at - 1) : at + 1], key=lambda child: _agree(child.tokens, tokens), default=None)
+    def nearest(self, tokens: tuple[int, ...]) -> tuple[_Node | None, int]:
+        """The child that agrees longest with `tokens`, None if none does, and how far, in a time that hardly grows
+        with how many there are."""
+        near: _Node | None = None
+        at, longest = self.place(tokens), 0
+        for child in self.children[max(0, at - 1) : at + 1]:
+            if (agreed := _agree(child.tokens, tokens)) > longest:
+                near, longest = child, agreed
+        return near, longest
 
 
 _tokens = attrgetter("tokens")
@@ -61,8 +66,8 @@ class PrefixCache:
         self._clock += 1
         while length < len(tokens):
             piece = tuple(tokens[length : length + size])
-            near = node.nearest(piece)
-            if near is None or not (agreed := _agree(near.tokens, piece)):
+            near, agreed = node.nearest(piece)
+            if near is None:
                 break
             near.used = self._clock
             self.pool.share(near.block)
