@@ -34,11 +34,17 @@ def sample(jobs: list[Job], logits_RV: Tensor, draws: Draws, model: Model) -> No
         else:
             probs_RV = _transformed(prompts[rows[0]], some_RV, rows, lambda row: sequences[row].tokens)
             tokens = draws.categorical(probs_RV, some)
-            token_R1 = torch.tensor(tokens, device=some_RV.device)[:, None]
-            logprobs = some_RV.log_softmax(-1).gather(-1, token_R1)[:, 0].tolist()
+            logprobs = logprobs_of(tokens, some_RV)
         for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
             jobs[row].grow -= 1
             commit(sequences[row], token, logprob, model.tokenizer)
+
+
+def logprobs_of(tokens: list[int], logits_RV: Tensor) -> list[float]:
+    """The model's own log-probability of a token in each row, before any option of sampling. One pass."""
+    token_R1 = torch.tensor(tokens, device=logits_RV.device)[:, None]
+    logprobs: list[float] = logits_RV.log_softmax(-1).gather(-1, token_R1)[:, 0].tolist()
+    return logprobs
 
 
 def distributions(prompts: list[Prompt], logits_RV: Tensor, answer: Callable[[int], list[int]]) -> Tensor:

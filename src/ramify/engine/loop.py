@@ -13,7 +13,7 @@ from ramify.engine.batch import Tree
 from ramify.engine.costs import StepCosts
 from ramify.engine.draft_reader import Drafts
 from ramify.engine.drafting import draft
-from ramify.engine.growth import sample
+from ramify.engine.growth import logprobs_of, sample
 from ramify.engine.handlers import HANDLERS
 from ramify.engine.jobs import Job
 from ramify.engine.runner import Runner, rows_of
@@ -162,8 +162,7 @@ class Loop:
         skip = max(0, first + len(known) - start)
         follow = answer[max(start - first, len(known)) : max(0, start + len(hidden_QD) - first)]
         if follow:
-            logprobs_QV = runner.model.decoder.logits(hidden_QD[skip:]).log_softmax(-1)
-            known += logprobs_QV.gather(-1, torch.tensor(follow, device=logprobs_QV.device)[:, None])[:, 0].tolist()
+            known += logprobs_of(follow, runner.model.decoder.logits(hidden_QD[skip:]))
 
     def _grow(self, jobs: list[Job], logits_RV: Tensor) -> None:
         """Sample one token for every row and commit it."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ramify.engine.batch import Tree
-from ramify.engine.growth import commit, distributions
+from ramify.engine.growth import commit, distributions, logprobs_of
 from ramify.engine.jobs import Job
 from ramify.sampling.draws import ACCEPT, Draws, Key
 from ramify.speculative.proposal import Proposal
@@ -59,8 +59,7 @@ def settle(drafted: list[Job], drafts: Drafts, logits_TV: Tensor, draws: Draws, 
         places += [first, *(first + 1 + node for node in verdict.path)]
         tokens += verdict.text(proposal)
         first += size
-    token_K1 = torch.tensor(tokens, device=logits_TV.device)[:, None]
-    logprobs = iter(logits_TV[places].log_softmax(-1).gather(-1, token_K1)[:, 0].tolist())
+    logprobs = iter(logprobs_of(tokens, logits_TV[places]))
     for job, verdict in zip(drafted, verdicts, strict=True):
         proposal = drafts[job][0]
         _settle(job, proposal, drafts[job][1], verdict,
