@@ -5,16 +5,13 @@ from functools import cache, partial
 import pytest
 import torch
 from chaos import same
-from matrix import KINDS, TARGET
-from test_engine_laws import tokens
-from test_matrix import SEARCHES, ahead_of
+from matrix import KINDS
+from test_matrix import ahead_of, texts
 from test_twin import FAMILY, REQUESTS_OF_ALL, TIGHT, expected, play
-from tiny import assert_empty, finish, tiny_engine
 
 from ramify.cache import KVStore
 from ramify.cache.store import as_bytes
 from ramify.models import DenseAttention
-from ramify.types import SamplingParams
 
 BYTES = torch.int8
 ENGINES = [{}, TIGHT, {"block_size": 16, "step_tokens": 3}, {"prefix_cache": False, "step_tokens": 1}]
@@ -81,23 +78,13 @@ def test_forks_that_leave_their_scales_behind_are_caught(rounded_twin, monkeypat
         engine_equals_twin(**TIGHT)
 
 
-def texts(ahead):
-    """Every search in one batch over a cache in bytes: all candidates' tokens and scores, and the choice."""
-    engine, params = tiny_engine(TARGET, kv_dtype=BYTES), SamplingParams(max_tokens=9)
-    requests = [engine.submit("abcab" + "cd" * seed, search, params, seed=seed, speculation=ahead())
-                for seed, search in enumerate(SEARCHES)]
-    finish(engine, requests)
-    assert_empty(engine)
-    return [tokens(request.outcome) for request in requests]
-
-
 @cache
 def plain():
-    return texts(lambda: None)
+    return texts(lambda: None, BYTES)
 
 
 def drafts_change_nothing(kind):
-    assert texts(ahead_of("coupled", kind)) == plain()
+    assert texts(ahead_of("coupled", kind), BYTES) == plain()
 
 
 @pytest.mark.parametrize("kind", ["chain", "`2x2`", "`beam:2x3`", "suffix+model"])

@@ -25,9 +25,9 @@ SEARCHES = (
 LENGTH = 9
 
 
-def texts(ahead, **sampling):
+def texts(ahead, kv_dtype=None, **sampling):
     """Every search in one batch: all candidates' tokens and scores, and the choice."""
-    engine, params = tiny_engine(TARGET), SamplingParams(**{"max_tokens": LENGTH, **sampling})
+    engine, params = tiny_engine(TARGET, kv_dtype=kv_dtype), SamplingParams(**{"max_tokens": LENGTH, **sampling})
     requests = [engine.submit("abcab" + "cd" * seed, search, params, seed=seed, speculation=ahead())
                 for seed, search in enumerate(SEARCHES)]
     finish(engine, requests)
