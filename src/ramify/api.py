@@ -31,7 +31,7 @@ RewardLike = str | Reward | Callable[[str, str], float]
 @no_collection()
 def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLike | None = "auto",
          dtype: str = "float32", capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048,
-         executor: str = "auto", kv_dtype: str | None = None, device: str = "cpu") -> LLM:
+         executor: str = "auto", kv_dtype: str | None = None, device: str = "cpu", dedupe: bool = True) -> LLM:
     """Load a model, what drafts for it, and the reward that judges it.
 
     Args:
@@ -47,6 +47,8 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
         kv_dtype: rounds cached keys and values: "bfloat16" to 8 bits of precision in half the memory; "int8" to bytes
             with a scale per token and head, in little more than a quarter; None keeps them as they are.
         device: "cpu", or "cuda" for an NVIDIA GPU.
+        dedupe: compute once what several candidates of a request have said alike. Changes no result; False lets every
+            candidate pay for all of its tokens, as closed forms of cost count them.
 
     Raises:
         ModelError: a model that is missing, damaged or unsupported; a device that is not there.
@@ -60,7 +62,7 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
           "leave kv_dtype out to keep keys and values as they are")
     target = load_model(model, dtype=dtype, device=device, executor=executor)
     engine = Engine(target, capacity=capacity, block_size=block_size, step_tokens=step_tokens,
-                    kv_dtype=DTYPES[kv_dtype] if kv_dtype else None)
+                    kv_dtype=DTYPES[kv_dtype] if kv_dtype else None, dedupe=dedupe)
     if reward == "auto":
         reward = companion_reward(model)
     judge = None if reward is None else load_reward(reward, dtype, executor, device)

@@ -19,10 +19,11 @@ def small_model(seed=0, reward=False):
         return load_model(write_llama(Path(scratch) / "model", SMALL, seed=seed, reward=reward), head=reward)
 
 
-def small_llm(reward="classifier"):
+def small_llm(reward="classifier", dedupe=True):
     rewards = {"none": lambda: None, "classifier": lambda: SequenceReward(small_model(1, reward=True)),
                "open": lambda: SequenceReward(small_model(1, reward=True), closed=False),
                "likelihood": lambda: LikelihoodReward(small_model(2)),
                "implicit": lambda: ImplicitReward(small_model(2), small_model(3))}
-    engine = Engine(small_model(), capacity=8192, block_size=4, step_tokens=64, prefix_cache=False)
+    engine = Engine(small_model(), capacity=8192, block_size=4, step_tokens=64, prefix_cache=False,
+                    dedupe=dedupe)
     return ramify.api.LLM(engine, rewards[reward]())

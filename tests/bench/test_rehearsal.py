@@ -45,7 +45,7 @@ def check(llm, method, options, rehearsal):
 
 @pytest.mark.parametrize(("method", "options", "reward"), CASES, ids=str)
 def test_a_rehearsal_spends_what_the_search_spends(method, options, reward):
-    llm = small_llm(reward)
+    llm = small_llm(reward, dedupe=False)
 
     def rehearsed(options):
         return rehearse(llm, *llm.plan(method, {**options, "max_tokens": TOKENS}), PROMPT)

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from ramify import load
+
 
 @pytest.fixture
 def plan(ramify, model, reward):
@@ -24,16 +26,13 @@ def test_every_method(plan):
     assert rows["best_of_n"]["peak_bytes"]["total"] > rows["best_of_n"]["peak_bytes"]["cache"] > 0
 
 
-def test_what_it_says_is_what_generate_spends(plan, ramify, model, reward):
+def test_what_it_says_is_what_a_search_spends(plan, model, reward):
     row = json.loads(plan("--json", "--methods", "treebon", "--prompt-tokens", "9", "--set", "treebon.layers=2")[1]
                      )["rows"][0]
-    _, out, _ = ramify("generate", "aaaaaaaaa", "--model", model, "--reward", reward, "--method", "treebon", "-n", "8",
-                       "--max-tokens", "8", "--set", "layers=2", "--set", "ignore_eos=true",
-                       "--set", 'logit_bias={"0": -100}', "--json")
-    usage = json.loads(out)["usage"]
-    target = usage["target"]
-    assert row["tokens"]["target"] == target["prefill"] + target["decode"] + target["verify"] + target["recomputed"]
-    assert row["flops"]["total"] == pytest.approx(usage["flops"]) and row["peak_kv_tokens"] == usage["peak_kv_tokens"]
+    usage = load(model, reward=reward, dedupe=False).generate(
+        "aaaaaaaaa", "treebon", n=8, max_tokens=8, layers=2, ignore_eos=True, logit_bias={0: -100.0}).usage
+    assert row["tokens"]["target"] == usage.target.tokens
+    assert row["flops"]["total"] == pytest.approx(usage.flops) and row["peak_kv_tokens"] == usage.peak_kv_tokens
 
 
 def test_seconds(plan):

@@ -120,9 +120,9 @@ def test_treebon(ask):
     ("treebon", "treebon", {"n": 7, "layers": 4, "children": 3}),
 ])
 def test_the_ledger_of_a_real_run_agrees(ask, model, reward, method, command, options):
-    """Forward tokens of the target, when nobody stops early."""
+    """Forward tokens of the target, when nobody stops early and everybody pays for what is said alike."""
     own = {name: value for name, value in options.items() if method != "best_of_n" or name == "n"}
-    llm = package.load(model, reward=reward)
+    llm = package.load(model, reward=reward, dedupe=False)
     usage = llm.generate("abc d", method, max_tokens=18, ignore_eos=True, **own).usage.target
     flags = [word for name, value in options.items() for word in (f"--{name}", value)]
     told = ask(command, *flags, "--max-tokens", 18, "--prompt-tokens", usage.prefill)

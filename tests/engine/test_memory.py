@@ -18,9 +18,9 @@ SEARCH = partial(best_of_n, reward=SequenceReward(REWARD), n=WIDTH)
 PARAMS = SamplingParams(max_tokens=ANSWER, ignore_eos=True)
 
 
-def crowd(capacity, prefix_cache=True):
+def crowd(capacity, **options):
     """Two requests of eight candidates each. Returns their requests and the number of steps."""
-    engine = tiny_engine(TARGET, capacity=capacity, step_tokens=256, prefix_cache=prefix_cache)
+    engine = tiny_engine(TARGET, capacity=capacity, step_tokens=256, **options)
     requests = [engine.submit(PROMPT + "ab" * seed, SEARCH, PARAMS, seed=seed) for seed in range(2)]
     steps = finish(engine, requests, limit=3 * 2 * WIDTH * ANSWER)
     assert_empty(engine)
@@ -37,7 +37,7 @@ def ample():
 
 
 def little_is_read_again(ample, prefix_cache):
-    requests, steps = crowd(len(PROMPT) + 4 * ANSWER, prefix_cache)
+    requests, steps = crowd(len(PROMPT) + 4 * ANSWER, prefix_cache=prefix_cache, dedupe=False)
     assert answers(requests) == ample
     # Four at a time, and what was given up on the way.
     assert steps < 2 * (WIDTH // 4 + 2) * ANSWER
@@ -68,7 +68,7 @@ def test_the_peak_is_noted_before_anything_is_given_up():
 
 @pytest.mark.parametrize("prefix_cache", [True, False])
 def test_room_for_one_answer_is_enough_for_any_width(ample, prefix_cache):
-    requests, steps = crowd(len(PROMPT) + 2 + ANSWER + 2, prefix_cache)
+    requests, steps = crowd(len(PROMPT) + 2 + ANSWER + 2, prefix_cache=prefix_cache)
     assert answers(requests) == ample
     # Every step but those that wait for the first id of a request grows an answer or scores one.
     assert steps <= sum(request.usage.target.tokens + request.usage.reward.tokens for request in requests)

@@ -10,6 +10,7 @@ from tiny import Doubles, assert_empty, finish, tiny_engine, tiny_model
 from twin import Twin
 
 from ramify.cache import BlockTable
+from ramify.cache.blocks import OutOfBlocks
 from ramify.engine.jobs import Job
 from ramify.engine.padded import PaddedAttention
 from ramify.engine.sequence import Context
@@ -57,7 +58,8 @@ def expected(requests):
 
 
 @given(requests=REQUESTS, block_size=st.sampled_from([1, 2, 16]), step_tokens=st.sampled_from([1, 3, 64]),
-       prefix_cache=st.booleans(), capacity=st.sampled_from([4096, ENOUGH, ENOUGH, ENOUGH + 4, 2 * ENOUGH]))
+       prefix_cache=st.booleans(), dedupe=st.booleans(),
+       capacity=st.sampled_from([4096, ENOUGH, ENOUGH, ENOUGH + 4, 2 * ENOUGH]))
 @settings(max_examples=40, deadline=None)
 def test_engine_equals_twin(requests, **engine):
     logs, _ = play(requests, **engine)
@@ -117,6 +119,6 @@ def test_a_broken_engine_is_caught(name, monkeypatch):
     owner, method, replacement = BROKEN[name]
     monkeypatch.setattr(owner, method, replacement or MAKERS[method](getattr(owner, method)))
     requests = REQUESTS_OF_ALL
-    with pytest.raises((AssertionError, RuntimeError, ValueError)):
+    with pytest.raises((AssertionError, RuntimeError, ValueError, OutOfBlocks)):
         logs, _ = play(requests, **TIGHT)
         assert same(logs, expected(requests))

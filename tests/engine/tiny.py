@@ -70,9 +70,8 @@ def tiny_model(seed, *, dtype=torch.float64, tokenizer=None, positions=1024):
     return Model(f"tiny-{seed}", Counting(decoder), tokenizer or Letters(VOCABULARY), head, Path())
 
 
-def tiny_engine(model, *, capacity=4096, block_size=4, step_tokens=64, prefix_cache=True, kv_dtype=None):
-    return Engine(model, capacity=capacity, block_size=block_size, step_tokens=step_tokens, prefix_cache=prefix_cache,
-                  kv_dtype=kv_dtype)
+def tiny_engine(model, *, capacity=4096, block_size=4, step_tokens=64, **options):
+    return Engine(model, capacity=capacity, block_size=block_size, step_tokens=step_tokens, **options)
 
 
 def finish(engine, requests, limit=10_000):

@@ -32,7 +32,7 @@ def test_every_method_passes(search, options, known):
     assert report.ok, report.verdict
     checks = [row.check for row in report.rows]
     assert known == {check for check in checks if "law is" in check or "Best-of-n" in check or "huge" in check}
-    assert len(checks) == len(set(checks)) == 6 + len(known)
+    assert len(checks) == len(set(checks)) == 7 + len(known)
     assert report.paths > 5
 
 
@@ -69,7 +69,7 @@ def failed(search, **options):
 
 def test_a_method_of_ones_own_gets_the_general_checks():
     assert failed(broken_best_of_n) == set()  # it claims no law; it sums to 1 and repeats
-    assert len(verify(broken_best_of_n, **SMALL).rows) == 6
+    assert len(verify(broken_best_of_n, **SMALL).rows) == 7
 
 
 def test_a_wrong_law_is_caught(monkeypatch):
@@ -115,7 +115,7 @@ def test_the_command_reports_in_json(method):
 def test_the_command_prints_a_table_and_a_verdict():
     told = command("--method", "best-of-n", "--set", "temperature=0.5")
     assert told.exit_code == 0
-    assert "the law is the stated one" in told.stdout and "best_of_n passes all 7 checks" in told.stdout
+    assert "the law is the stated one" in told.stdout and "best_of_n passes all 8 checks" in told.stdout
 
 
 def test_the_exit_code_is_one_when_a_check_fails(monkeypatch):

@@ -19,7 +19,8 @@ LENGTH, CHANCE = "the accepted length is the closed form's", "the chance that a 
 ALWAYS = {
     "no random number is used twice", "the law sums to 1", "a batch of 16 equals 16 singles",
     "the prefix cache changes nothing", "blocks of 1 and of 16 tokens give the same",
-    "a cache for one candidate gives the same", "coupled draws give the text of plain decoding",
+    "a cache for one candidate gives the same", "reading equal texts once changes nothing",
+    "coupled draws give the text of plain decoding",
     "temperature 0 gives the text of plain decoding"}
 LOSSLESS = ALWAYS | {"the law is the one without a draft", "the law is the policy's"}
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from ramify.models.kernels import draw as kernel
-from ramify.models.kernels.draw import draw
 from ramify.sampling.draws import invert_cdf
 
 SIZES = [1, 5, 255, 256, 257, 4099]
@@ -16,6 +15,11 @@ def rows_of(size, rows=400, seed=0):
     generator = torch.Generator().manual_seed(seed)
     logits_RV = 4 * torch.randn(rows, size, generator=generator)
     return logits_RV, torch.rand(rows, generator=generator, dtype=torch.float64).numpy()
+
+
+def draw(logits_RV, temperature, uniforms_R):
+    """One of every row."""
+    return kernel.draw(logits_RV, temperature, uniforms_R, np.arange(1, len(logits_RV) + 1))
 
 
 def by_probabilities(logits_RV, temperature, uniforms_R):
@@ -72,3 +76,15 @@ def test_threads_do_not_change_what_is_drawn():
         torch.set_num_threads(before)
     assert logits_RV.numel() > kernel.ALONE
     assert np.array_equal(alone[0], together[0]) and np.array_equal(alone[1], together[1])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9, 1.0])
+def test_draws_of_one_row_are_those_of_as_many_equal_rows(temperature):
+    logits_RV, uniforms_N = rows_of(4099, 40)
+    places = torch.arange(40) // 5
+    ends_R = np.array([5, 10, 15, 20, 25, 30, 35, 40])
+    together = kernel.draw(logits_RV[:8].numpy(), temperature, uniforms_N, ends_R)
+    apart = draw(logits_RV[places].numpy(), temperature, uniforms_N)
+    assert np.array_equal(together[0], apart[0]) and np.array_equal(together[1], apart[1])
+    ends_R[0] = 1  # four draws go to the wrong row
+    assert not np.array_equal(kernel.draw(logits_RV[:8].numpy(), temperature, uniforms_N, ends_R)[0], apart[0])

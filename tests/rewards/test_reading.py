@@ -79,7 +79,8 @@ def test_an_open_reading_costs_each_token_once():
             yield Score(alive, reward)  # nothing new: nothing read
         return alive.best()
 
-    page = Engine(fixed, capacity=100, block_size=2).result(START, search, SamplingParams(max_tokens=4)).usage.reward
+    engine = Engine(fixed, capacity=100, block_size=2, dedupe=False)
+    page = engine.result(START, search, SamplingParams(max_tokens=4)).usage.reward
     assert (page.tokens, page.prefill, page.recomputed) == (2 + 3 * 4, 2 + 3 * 4, 0)
 
 
@@ -94,7 +95,8 @@ def test_a_closed_reading_costs_the_closing_again():
             yield Score([one], reward)
         return one
 
-    page = Engine(fixed, capacity=100, block_size=2).result(START, search, SamplingParams(max_tokens=4)).usage.reward
+    engine = Engine(fixed, capacity=100, block_size=2, dedupe=False)
+    page = engine.result(START, search, SamplingParams(max_tokens=4)).usage.reward
     assert page.tokens == 2 + 4 * 2  # each new token and the closing one
 
 
@@ -116,7 +118,7 @@ def test_dropped_candidates_are_never_read_again():
         yield Score(alive[:2], reward)
         return alive[0]
 
-    result = Engine(MODEL, capacity=100).result(START, search, SamplingParams(max_tokens=4))
+    result = Engine(MODEL, capacity=100, dedupe=False).result(START, search, SamplingParams(max_tokens=4))
     assert sum(read.values()) == 4 + sum(len(c.token_ids) > 1 for c in result.candidates[:2])
 
 

@@ -119,7 +119,7 @@ def test_segments_beyond_max_tokens_end_the_tree_early():
 def test_the_result_tells_the_tree():
     case = Case(seed=5, longest=4, zeros=0.0)
     case.model.decoder.table = lambda prefix: [0.5, 0.5, 0.0]
-    result = Engine(case.model, capacity=200, block_size=2).result(
+    result = Engine(case.model, capacity=200, block_size=2, dedupe=False).result(
         PROMPT, tree(case, n=4, layers=2, children=2, segment=2), SamplingParams(max_tokens=4))
     kept = [c for c in result.candidates if c.state == "length"]
     dropped = [c for c in result.candidates if c.state == "dropped"]

@@ -37,11 +37,12 @@ def told(engine, search, seed):
 @pytest.mark.parametrize(("name", "reward"), list(product(SEARCHES, REWARDS)))
 def test_a_small_cache_changes_nothing(name, reward):
     search, recomputed = SEARCHES[name](REWARDS[reward]), 0
-    for seed, (block, room, step) in enumerate(product((1, 2, 4), (ROOM, ROOM + 5), (64, 3))):
+    for seed, (block, room, step, dedupe) in enumerate(product((1, 2, 4), (ROOM, ROOM + 5), (64, 3), (True, False))):
         large = told(Engine(CASE.model, capacity=1000, block_size=2), search, seed)
-        tight = Engine(CASE.model, capacity=-(-room // block) * block, block_size=block, step_tokens=step)
+        tight = Engine(CASE.model, capacity=-(-room // block) * block, block_size=block, step_tokens=step,
+                       dedupe=dedupe)
         small = told(tight, search, seed)
-        assert small[:2] == large[:2], (block, room, step, seed)
+        assert small[:2] == large[:2], (block, room, step, dedupe, seed)
         assert large[2] == 0
         recomputed += small[2]
     assert recomputed > 0

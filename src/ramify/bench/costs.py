@@ -88,7 +88,7 @@ def measure_costs(llm: LLM, reward: Reward | None = None, *, budget: float = BUD
     """
     grid = [_fitting(probe, llm.model) for probe in GRID]
     room = max(probe.rows * (probe.length + probe.given + TOKENS + CLOSING) for probe in grid)
-    engine = Engine(llm.model, capacity=room, prefix_cache=False)
+    engine = Engine(llm.model, capacity=room, prefix_cache=False, dedupe=False)
     for probe in grid[:2]:  # first calls are slower: kernels load, memory is touched
         _run(engine, probe, reward)
     seen: list[tuple[Model, Step, float]] = []

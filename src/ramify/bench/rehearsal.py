@@ -74,7 +74,8 @@ def rehearse(llm: LLM, search: Callable[..., Any], params: SamplingParams, text:
 
     Takes milliseconds a step. The counts are exact where the reward's tokenizer is the target's; another one reads
     the letter a, so many times. Rewards that are Python functions see that too. Where candidates have children, what
-    is shared and dropped depends on whose survive; here they are taken evenly. Raises what the search raises.
+    is shared and dropped depends on whose survive; here they are taken evenly. All candidates count as different from
+    their first token on; what those that begin alike save, a real run spends less. Raises what the search raises.
     """
     word = llm.model.tokenizer.encode("a")[-1]
     real: dict[Model, Model] = {}
@@ -99,7 +100,8 @@ def rehearse(llm: LLM, search: Callable[..., Any], params: SamplingParams, text:
                for name, value in search.keywords.items()}  # type: ignore[attr-defined]
     loop = llm.engine.loop
     engine = Engine(idle(llm.model), capacity=loop.target.capacity, block_size=loop.target.pool.block_size,
-                    step_tokens=loop.scheduler.step_tokens, prefix_cache=loop.target.prefixes is not None)
+                    step_tokens=loop.scheduler.step_tokens, prefix_cache=loop.target.prefixes is not None,
+                    dedupe=False)
     with Watch(engine) as watch:
         result = engine.result(text, lambda prompt: search.func(prompt, **options),  # type: ignore[attr-defined]
                                SamplingParams(max_tokens=params.max_tokens, ignore_eos=True))

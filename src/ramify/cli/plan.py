@@ -40,7 +40,8 @@ def plan(
 ) -> None:
     """What each method will spend on a prompt: tokens and FLOPs by model, memory; with --cost the seconds.
 
-    Each search is rehearsed by the engine over models that compute nothing, so the counts are those of a real run.
+    Each search is rehearsed by the engine over models that compute nothing, so the counts are those of a real run
+    whose candidates all differ: what several say alike is computed once, and a real run spends less.
     Seconds are its idealized runtime: the sum of its steps, each priced by a fit to a few seconds of measured ones.
     """
     import ramify.api

@@ -77,8 +77,8 @@ class Reader:
         """
         waiting, free = [], self.runner.pool.available
         for request in requests:
-            root = request.root.contexts[self.runner]
-            job = Job(request, request.root, root, request.prefixes[self.runner], [], "none")
+            root = request.root.own(self.runner)
+            job = Job(request, request.root, self.runner, request.prefixes[self.runner], [], "none")
             if job.pending:
                 job.restore()
                 need = root.table.blocks_needed(job.pending)
@@ -122,10 +122,11 @@ class Reader:
             request, sequence = job.request, job.sequence
             if runner not in sequence.contexts:
                 root = request.root.contexts[runner]
-                sequence.contexts[runner] = root.fork()
+                sequence.contexts[runner] = root.hold()
                 request.usage.role("draft").cached += len(root.ids)
             answer = self.translation.read(ask.prompt, ask.answer) if self.translation else ask.answer
-            own = Job(request, sequence, sequence.contexts[runner], request.prefixes[runner], answer, "grow")
+            sequence.own(runner)
+            own = Job(request, sequence, runner, request.prefixes[runner], answer, "grow")
             own.restore()
             if self.translation:  # at least one id is read again, to know what follows
                 text = own.prefix + answer

@@ -15,18 +15,20 @@ from ramify.speculative.speculation import Speculation
 
 if TYPE_CHECKING:
     from ramify.engine.loop import Loop
+    from ramify.engine.scheduler import Planned
 
 
-def draft(loop: Loop, planned: list[tuple[Job, int]]) -> Drafts:
-    """A proposal for every planned row that grows by one token and whose request speculates.
+def draft(loop: Loop, planned: list[Planned]) -> Drafts:
+    """A proposal for every planned row that grows one candidate by one token and whose request speculates.
 
+    A row that stands for several candidates gets none: it yields several tokens as it is.
     The blocks that the target needs to read them are free when this returns. A drafter that fails ends speculation
     in its requests, with a warning; they go on without.
     """
     growing: dict[Speculation, list[Job]] = defaultdict(list)
-    for job, count in planned:
+    for (job, *others), count in planned:
         speculation = job.request.speculation
-        if speculation and job.want == "grow" and count == job.pending == 1 and job.grow > 1:
+        if speculation and not others and job.want == "grow" and count == job.pending == 1 and job.grow > 1:
             growing[speculation].append(job)
     if not growing:
         return {}
@@ -73,9 +75,9 @@ def _ask(job: Job, length: int) -> Ask:
 class _Room:
     """What is left of the step for drafted ids."""
 
-    def __init__(self, loop: Loop, planned: list[tuple[Job, int]]) -> None:
+    def __init__(self, loop: Loop, planned: list[Planned]) -> None:
         self.tokens = loop.scheduler.step_tokens - sum(count for _, count in planned)
-        self.blocks = loop.target.pool.available - sum(job.context.table.blocks_needed(n) for job, n in planned)
+        self.blocks = loop.target.pool.available - sum(jobs[0].context.table.blocks_needed(n) for jobs, n in planned)
 
     def take(self, job: Job, nodes: int) -> bool:
         """Whether `nodes` more ids of this row fit; then they are taken."""

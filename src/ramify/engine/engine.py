@@ -36,14 +36,16 @@ class Engine:
         prefix_cache: remember prompts between requests.
         draws: the random source; `ramify.exact` passes its own.
         kv_dtype: what every model's keys and values are rounded to; None keeps the model's type.
+        dedupe: read the same ids after the same text once for all candidates of a request that wait for them.
     """
 
     def __init__(self, target: Model, *, capacity: int | None = None, block_size: int = 16, step_tokens: int = 2048,
-                 prefix_cache: bool = True, draws: Draws | None = None, kv_dtype: torch.dtype | None = None) -> None:
+                 prefix_cache: bool = True, draws: Draws | None = None, kv_dtype: torch.dtype | None = None,
+                 dedupe: bool = True) -> None:
         self.target = target
         capacity = capacity or default_capacity(target, kv_dtype)
         runner = Runner(target, "target", capacity, block_size, prefix_cache, kv_dtype)
-        self.loop = Loop(runner, Scheduler(step_tokens), draws or KeyedDraws())
+        self.loop = Loop(runner, Scheduler(step_tokens, dedupe), draws or KeyedDraws())
         self._count = 0
 
     def submit(self, messages: Messages, search: Callable[[Prompt], Search], params: SamplingParams, *,

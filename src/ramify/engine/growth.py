@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,25 +20,31 @@ if TYPE_CHECKING:
     from ramify.models import Model, Tokenizer
 
 
-def sample(jobs: list[Job], logits_RV: Tensor, draws: Draws, model: Model) -> None:
-    """Draw and commit one token for every job."""
-    sequences = [job.sequence for job in jobs]
-    prompts, keys = [at.prompt for at in sequences], [Key(at.stream, len(at.tokens), TOKEN) for at in sequences]
+def sample(rows: list[list[Job]], logits_RV: Tensor, draws: Draws, model: Model) -> None:
+    """Draw and commit one token for every job of every row."""
     compiled = model.decoder.fused is not None and not logits_RV.is_cuda and isinstance(draws, KeyedDraws)
-    for rows in _alike(prompts):
-        params, some_RV, some = prompts[rows[0]].params, rows_of(logits_RV, rows), [keys[row] for row in rows]
-        if compiled and is_plain(params):
-            from ramify.models.kernels.draw import draw
+    for alike in _alike([jobs[0].sequence.prompt for jobs in rows]):
+        jobs = [job for row in alike for job in rows[row]]
+        sequences = [job.sequence for job in jobs]
+        drawn = _drawn(sequences, [len(rows[row]) for row in alike], rows_of(logits_RV, alike), draws, compiled)
+        for job, sequence, token, logprob in zip(jobs, sequences, *drawn, strict=True):
+            job.grow -= 1
+            commit(sequence, token, logprob, model.tokenizer)
 
-            drawn = draw(some_RV.numpy(), params.temperature, uniforms(some))
-            tokens, logprobs = (numbers.tolist() for numbers in drawn)
-        else:
-            probs_RV = _transformed(prompts[rows[0]], some_RV, rows, lambda row: sequences[row].tokens)
-            tokens = draws.categorical(probs_RV, some)
-            logprobs = logprobs_of(tokens, some_RV)
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
-            jobs[row].grow -= 1
-            commit(sequences[row], token, logprob, model.tokenizer)
+
+def _drawn(sequences: list[Sequence], counts: list[int], logits_RV: Tensor, draws: Draws,
+           compiled: bool) -> tuple[list[int], list[float]]:
+    """A token for every sequence, so many in each row, and its log-probability. They share options of sampling."""
+    prompt, keys = sequences[0].prompt, [Key(at.stream, len(at.tokens), TOKEN) for at in sequences]
+    if compiled and is_plain(prompt.params):
+        from ramify.models.kernels.draw import draw
+
+        tokens_N, logprobs_N = draw(logits_RV.numpy(), prompt.params.temperature, uniforms(keys), np.cumsum(counts))
+        return tokens_N.tolist(), logprobs_N.tolist()
+    logits_NV = rows_of(logits_RV, [row for row, count in enumerate(counts) for _ in range(count)])
+    probs_NV = _transformed(prompt, logits_NV, range(len(sequences)), lambda at: sequences[at].tokens)
+    tokens = draws.categorical(probs_NV, keys)
+    return tokens, logprobs_of(tokens, logits_NV)
 
 
 def logprobs_of(tokens: list[int], logits_RV: Tensor) -> list[float]:

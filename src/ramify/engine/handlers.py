@@ -32,11 +32,6 @@ def fork(loop: Loop, request: Request, command: commands.Fork) -> Handler:
         sources: Iterable[Sequence] = [request.root]
     else:
         sources = [source] if isinstance(source, Sequence) else source
-        # Several children would each read their parent's last token: read it once, here.
-        unread = [sequence for sequence in sources
-                  if command.count > 1 and sequence.live and _context(request, sequence, target).logits is None]
-        yield [Job(request, sequence, sequence.contexts[target], request.prompt.ids, sequence.tokens, "logits")
-               for sequence in unread]
     children = []
     for parent in sources:
         for _ in range(command.count):
@@ -44,7 +39,7 @@ def fork(loop: Loop, request: Request, command: commands.Fork) -> Handler:
             for runner, context in list(child.contexts.items()):
                 if parent is request.root and runner is not target:
                     del child.contexts[runner]  # forked from the root when first needed
-                    context.table.free()
+                    context.release()
                 else:
                     request.usage.role(runner.role).cached += len(context.ids)
             children.append(child)
@@ -60,7 +55,9 @@ def extend(loop: Loop, request: Request, command: commands.Extend) -> Handler:
     if live and request.speculation and (model := request.speculation.drafter.model):
         _open_draft(loop, request, loop.runner(model, "draft"))
     tokens = limit if command.tokens is None else command.tokens
-    yield [Job(request, sequence, _context(request, sequence, loop.target), request.prompt.ids, sequence.tokens, "grow",
+    for sequence in live:
+        _context(request, sequence, loop.target)
+    yield [Job(request, sequence, loop.target, request.prompt.ids, sequence.tokens, "grow",
                min(tokens, limit - len(sequence.tokens))) for sequence in live]
     for sequence in live:
         request.emit("extend", sequence)
@@ -92,7 +89,8 @@ def rewind(loop: Loop, request: Request, command: commands.Rewind) -> Handler:
         if command.length < len(sequence.tokens):
             sequence.cut(command.length)
             sequence.stream = mix(sequence.stream, -1)
-            for runner, context in sequence.contexts.items():
+            for runner in sequence.contexts:
+                context = sequence.own(runner)
                 # One id short, because the last one must be read again to know what follows it.
                 context.rewind(max(0, (kept := len(request.prefixes[runner]) + command.length) - 1))
                 context.lost = context.lost[:kept]
@@ -113,13 +111,14 @@ def peek(loop: Loop, request: Request, command: commands.Peek) -> Handler:
     root = yield from _root(request, runner, "logits")
     prefix, jobs = request.prefixes[runner], []
     for sequence in command.sequences:
-        context = _context(request, sequence, runner)
+        _context(request, sequence, runner)
+        context = sequence.own(runner)  # log-probabilities go one token further than what was read
         if sequence.tokens and not context.logprobs and root.logits is not None:
             context.logprobs.append(root.logits.log_softmax(-1)[sequence.tokens[0]].item())
         # `read` may have left closing tokens here, or read further than log-probabilities are known.
         shared = agree(context.ids, prefix + sequence.tokens)
         context.rewind(min(shared, len(prefix) + max(0, len(context.logprobs) - 1)))
-        jobs.append(Job(request, sequence, context, prefix, sequence.tokens[:-1], "logprobs"))
+        jobs.append(Job(request, sequence, runner, prefix, sequence.tokens[:-1], "logprobs"))
     yield jobs
     return [job.result for job in jobs]
 
@@ -135,10 +134,12 @@ def read(loop: Loop, request: Request, command: commands.Read) -> Handler:
         context = _context(request, sequence, runner)
         suffix = answer_ids(command.model, loop.target.model, sequence, command.closed)
         shared = agree(context.ids, prefix + suffix)
-        if shared < len(context.ids) or context.value is None:
-            context.rewind(min(shared, len(prefix) + len(suffix) - 1))
+        length = min(shared, len(prefix) + len(suffix) - 1)
+        if length < len(context.ids) and (shared < len(context.ids) or context.value is None):
+            context = sequence.own(runner)
+            context.rewind(length)
         _fit(runner, len(prefix) + len(suffix))
-        jobs.append(Job(request, sequence, context, prefix, suffix, "value"))
+        jobs.append(Job(request, sequence, runner, prefix, suffix, "value"))
     yield jobs
     return [job.result for job in jobs]
 
@@ -155,8 +156,9 @@ def _root(request: Request, runner: Runner, want: Any) -> Generator[list[Job], A
         # Every candidate will inherit the prompt; the one that is computed now is not saved.
         request.usage.role(runner.role).cached -= len(prefix) - len(root.ids)
     if len(root.ids) < len(prefix) or (want == "logits" and root.logits is None):
+        root = request.root.own(runner)
         root.rewind(len(prefix) - 1)
-        yield [Job(request, request.root, root, prefix, [], want)]
+        yield [Job(request, request.root, runner, prefix, [], want)]
         runner.remember(root)
     return root
 
@@ -185,12 +187,11 @@ def _fit(runner: Runner, count: int) -> None:
 
 
 def _context(request: Request, sequence: Sequence, runner: Runner) -> Context:
-    """The sequence's context in `runner`, forked from the prompt's when it is new or was given up."""
-    root = request.root.contexts[runner]
+    """The sequence's context in `runner`, which begins as the prompt's."""
     context = sequence.contexts.get(runner)
     if context is None:
-        context = sequence.contexts[runner] = root.fork()
-        request.usage.role(runner.role).cached += len(root.ids)
+        context = sequence.contexts[runner] = request.root.contexts[runner].hold()
+        request.usage.role(runner.role).cached += len(context.ids)
     return context
 
 

@@ -9,6 +9,7 @@ from ramify.engine.reading import agree
 
 if TYPE_CHECKING:
     from ramify.engine.request import Request
+    from ramify.engine.runner import Runner
     from ramify.engine.sequence import Context, Sequence
 
 Want = Literal["grow", "logits", "value", "logprobs", "none"]
@@ -25,7 +26,7 @@ class Job:
 
     request: Request
     sequence: Sequence
-    context: Context
+    runner: Runner
     prefix: list[int]
     suffix: list[int]
     want: Want
@@ -33,9 +34,19 @@ class Job:
     result: Any = None
 
     @property
+    def context(self) -> Context:
+        """What the model has read of the sequence."""
+        return self.sequence.contexts[self.runner]
+
+    @property
+    def length(self) -> int:
+        """Ids in all."""
+        return len(self.prefix) + len(self.suffix)
+
+    @property
     def pending(self) -> int:
         """Ids not read yet."""
-        return len(self.prefix) + len(self.suffix) - len(self.context.ids)
+        return len(self.prefix) + len(self.suffix) - len(self.sequence.contexts[self.runner].ids)
 
     @property
     def done(self) -> bool:
@@ -48,23 +59,22 @@ class Job:
         return len(self.context.ids) + 1 < len(self.prefix) and self.sequence is not self.request.root
 
     def restore(self) -> None:
-        """Start an empty context from the prompt, if that is there by now, or still after blocks were given up."""
-        context, root = self.context, self.request.root.contexts.get(self.context.runner)
-        if context.ids:
-            return
-        if root is not None and root.ids:
-            context.adopt(root)
-        else:
-            found = context.runner.open(self.prefix)
-            context.table, context.ids = found.table, found.ids
-        self.request.usage.role(context.runner.role).cached += len(context.ids)
-        if self.pending == 0 or self.want == "logprobs":  # what comes out at the prompt's end is wanted too
+        """Start an empty context from the prompt, if that is there by now, or still after blocks were given up. What
+        came out at its end is not: the last id is read again if that is wanted."""
+        context, root = self.context, self.request.root.contexts.get(self.runner)
+        if not context.ids:
+            if root is not None and root.ids:
+                context.adopt(root)
+            else:
+                found = self.runner.open(self.prefix)
+                context.table, context.ids = found.table, found.ids
+            self.request.usage.role(self.runner.role).cached += len(context.ids)
+        if self.pending == 0 or self.want == "logprobs":
             context.rewind(max(0, len(context.ids) - 1))
 
     def return_prompt(self) -> None:
         """Let the others share the prompt that this job had to read again."""
-        context = self.context
-        root = self.request.root.contexts[context.runner]
+        context, root = self.context, self.request.root.contexts[self.runner]
         if not root.ids and len(context.ids) >= len(self.prefix):
             root.adopt(context)
             root.rewind(len(self.prefix))
@@ -80,18 +90,22 @@ class Job:
             return self.suffix[at - split : at - split + count]
         return (self.prefix[at : at + count] + self.suffix[: max(0, at + count - split)])[:count]
 
-    def account(self, start: int, count: int, drafted: int = 0) -> None:
-        """Enter `count` ids read from position `start`, the last `drafted` a draft, into the request's ledger."""
-        context = self.context
-        runner, lost, fed = context.runner, context.lost, self.sequence.fed
+    def account(self, start: int, count: int, drafted: int = 0, others: int = 0) -> None:
+        """Enter `count` ids read from position `start`, the last `drafted` a draft, into the request's ledger.
+
+        others: jobs that were spared reading the same.
+        """
+        context, runner = self.context, self.runner
+        lost = context.lost
         page = self.request.usage.role(runner.role)
         recomputed = agree(context.ids[start:], lost[start : start + count]) if lost else 0
         fresh, prompt = count - recomputed, count - recomputed
         if self.want in GENERATED:
             prompt = min(fresh, max(0, len(self.prefix) - start - recomputed))
+        page.cached += count * others
         page.recomputed += recomputed
         page.prefill += prompt
         page.decode += fresh - prompt - drafted
         page.verify += drafted
         page.flops += runner.flops(count, count * (2 * start + count + 1) // 2)
-        fed[runner.role] = fed.get(runner.role, 0) + count
+        context.fed += count

@@ -23,6 +23,8 @@ from ramify.sampling.draws import Draws
 
 if TYPE_CHECKING:
     from ramify.engine.request import Request
+    from ramify.engine.scheduler import Planned
+    from ramify.engine.sequence import Context
     from ramify.models import Model
     from ramify.types import Role
 
@@ -74,12 +76,12 @@ class Loop:
             planned = perf_counter()
             drafts = draft(self, rows) if runner is self.target else {}
             drafting = perf_counter() - planned
-            work = [(job.context, *_reading(job, count, drafts)) for job, count in rows]
-            for request in {job.request for job, _ in rows}:
+            work = [(jobs[0].context, *_reading(jobs[0], count, drafts)) for jobs, count in rows]
+            for request in {jobs[0].request for jobs, _ in rows}:
                 request.usage.role(runner.role).calls += 1
             hidden_TD = runner.forward(work)
-            read = [(job, len(ids)) for (job, _), (_, ids, _) in zip(rows, work, strict=True)]
-            self._settle(runner, read, hidden_TD, drafts)
+            rows = [(jobs, len(ids)) for (jobs, _), (_, ids, _) in zip(rows, work, strict=True)]  # drafts included
+            self._settle(runner, rows, hidden_TD, drafts)
             now = perf_counter()
             self.costs.note(runner, len(hidden_TD), now - began - drafting, bool(drafts))  # drafts have their own
             for pace in {job.request.speculation.pace for job in drafts if job.request.speculation}:
@@ -111,9 +113,7 @@ class Loop:
                 request.complete(stop.value)
             return stop.value
         if isinstance(item, list):
-            ready = [job for job in item if job.want == "grow" and job.pending == 0 and not job.done]
-            if ready:  # nothing to read: what follows the prompt is known already
-                self._grow(ready, torch.stack([job.context.logits for job in ready]))
+            self._grow_read([job for job in item if job.want == "grow" and job.pending == 0 and not job.done])
             request.jobs = unfinished(item)
         elif type(item) in HANDLERS:
             request.stack.append(HANDLERS[type(item)](self, request, item))
@@ -122,38 +122,39 @@ class Loop:
         return None
 
     @torch.inference_mode()
-    def _settle(self, runner: Runner, read: list[tuple[Job, int]], hidden_TD: Tensor, drafts: Drafts) -> None:
-        """Hand every job what its new hidden states, so many per job, were for."""
+    def _settle(self, runner: Runner, rows: list[Planned], hidden_TD: Tensor, drafts: Drafts) -> None:
+        """Hand the jobs of every row what its new hidden states, so many per row, were for."""
         decoder = runner.model.decoder
-        ends: dict[str, list[Job]] = defaultdict(list)
+        ends: dict[str, list[list[Job]]] = defaultdict(list)
         places: dict[str, list[int]] = defaultdict(list)
         end = 0
-        for job, count in read:
-            first, end = end, end + count
+        for jobs, count in rows:
+            job, first, end = jobs[0], end, end + count
             nodes = len(drafts[job][0]) if drafts and job in drafts else 0
-            job.account(len(job.context.ids) - count, count, nodes)
+            read = len(job.context.ids)
+            job.account(read - count, count, nodes, len(jobs) - 1)
             job.return_prompt()
             if nodes:
-                ends["verify"].append(job)
+                ends["verify"].append(jobs)
                 places["verify"] += range(first, end)
             elif job.want == "logprobs":
                 self._collect(runner, job, hidden_TD[first:end])
-            elif job.pending == 0:
-                ends[job.want].append(job)
+            elif done := [job for job in jobs if job.length == read]:
+                ends[job.want].append(done)
                 places[job.want].append(end - 1)
         if drafted := ends["verify"]:
             logits_TV = decoder.logits(rows_of(hidden_TD, places["verify"]))
-            settle(drafted, drafts, logits_TV, self.draws, runner.model.tokenizer)
+            settle([job for job, in drafted], drafts, logits_TV, self.draws, runner.model.tokenizer)
         if grown := ends["grow"]:
             self._grow(grown, decoder.logits(rows_of(hidden_TD, places["grow"])))
         if ends["logits"]:
-            for job, logits_V in zip(ends["logits"], decoder.logits(hidden_TD[places["logits"]]), strict=True):
-                job.context.logits = logits_V
+            for jobs, logits_V in zip(ends["logits"], decoder.logits(hidden_TD[places["logits"]]), strict=True):
+                jobs[0].context.logits = logits_V
         if ends["value"]:
             head = runner.model.head
             assert head is not None  # load_model(head=True) saw to it
-            for job, value in zip(ends["value"], head(hidden_TD[places["value"]]).tolist(), strict=True):
-                job.context.value = value
+            for jobs, value in zip(ends["value"], head(hidden_TD[places["value"]]).tolist(), strict=True):
+                jobs[0].context.value = value
 
     def _collect(self, runner: Runner, job: Job, hidden_QD: Tensor) -> None:
         """Log-probabilities of the answer tokens that follow the ids just read."""
@@ -164,6 +165,15 @@ class Loop:
         if follow:
             known += logprobs_of(follow, runner.model.decoder.logits(hidden_QD[skip:]))
 
-    def _grow(self, jobs: list[Job], logits_RV: Tensor) -> None:
-        """Sample one token for every row and commit it."""
-        sample(jobs, logits_RV, self.draws, self.target.model)
+    def _grow_read(self, jobs: list[Job]) -> None:
+        """Of jobs that have nothing to read, grow those for which it is known already what follows."""
+        rows: dict[Context, list[Job]] = defaultdict(list)
+        for job in jobs:
+            rows[job.context].append(job)
+        known = {context: context.logits for context in rows if context.logits is not None}
+        if known:
+            self._grow([rows[context] for context in known], torch.stack(list(known.values())))
+
+    def _grow(self, rows: list[list[Job]], logits_RV: Tensor) -> None:
+        """Sample one token for every job of every row and commit it."""
+        sample(rows, logits_RV, self.draws, self.target.model)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ramify.engine.sequence import Prompt, Sequence
+from ramify.engine.sequence import Context, Prompt, Sequence
 from ramify.errors import RamifyError
-from ramify.types import ROLES, Candidate, Result, Usage
+from ramify.types import Candidate, Result, Usage
 
 if TYPE_CHECKING:
     from ramify.engine.jobs import Job
@@ -82,10 +82,7 @@ class Request:
         """Enter the target's KV tokens that the request holds now, shared blocks once, into the ledger."""
         fill: dict[int, int] = {}
         size = target.pool.block_size
-        for sequence in self.sequences:
-            context = sequence.contexts.get(target)
-            if context is None:
-                continue
+        for context in {sequence.contexts[target] for sequence in self.sequences if target in sequence.contexts}:
             for at, block in enumerate(context.table.blocks):
                 fill[block] = max(fill.get(block, 0), min(size, context.table.length - at * size))
         self.usage.peak_kv_tokens = max(self.usage.peak_kv_tokens, sum(fill.values()))
@@ -112,18 +109,22 @@ class Request:
             self.emit("result", **self.result.to_dict())
 
     def _count_dropped(self) -> None:
-        """Tokens read for sequences of which nothing survived."""
-        kept: set[Sequence] = set()
-        for sequence in self.sequences:
-            if sequence.state != "dropped":
-                at: Sequence | None = sequence
-                while at is not None and at not in kept:
-                    kept.add(at)
-                    at = at.parent
-        for sequence in self.sequences:
-            if sequence not in kept:
-                for role in ROLES:
-                    self.usage.role(role).dropped += sequence.fed.get(role, 0)
+        """Tokens read into contexts of which no sequence that survived came."""
+        kept = _origins(sequence for sequence in self.sequences if sequence.state != "dropped")
+        for context in _origins(self.sequences) - kept:
+            self.usage.role(context.runner.role).dropped += context.fed
+
+
+def _origins(sequences: Iterable[Sequence]) -> set[Context]:
+    """All contexts that the sequences held, and what those were split from."""
+    found: set[Context] = set()
+    for sequence in sequences:
+        for context in sequence.past:
+            at: Context | None = context
+            while at is not None and at not in found:
+                found.add(at)
+                at = at.parent
+    return found
 
 
 def _report(sequence: Sequence) -> Candidate:

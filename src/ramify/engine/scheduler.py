@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Hashable
 from typing import TYPE_CHECKING
+
+from ramify.engine.reading import agree
 
 if TYPE_CHECKING:
     from ramify.engine.jobs import Job
     from ramify.engine.request import Request
     from ramify.engine.runner import Runner
-    from ramify.engine.sequence import Context
+    from ramify.engine.sequence import Context, Sequence
+
+    Planned = tuple[list[Job], int]
+
+
+WHILE = 8  # ids, of several texts that go on from one, that are worth a row before the texts part
 
 
 class Scheduler:
@@ -19,37 +27,47 @@ class Scheduler:
     `step_tokens` ids are packed per model. When blocks run out, remembered prefixes go first, then what
     younger requests have read, then what others can spare; it is read again later. The first job always
     runs, so work never stalls.
+
+    Jobs that read the same after the same text share a row as long as they do: candidates cost nothing until they
+    differ, and a reward reads once what several answers begin with. Without `dedupe` they share what stands at a fork.
     """
 
-    def __init__(self, step_tokens: int) -> None:
-        self.step_tokens = step_tokens
+    def __init__(self, step_tokens: int, dedupe: bool) -> None:
+        self.step_tokens, self.dedupe = step_tokens, dedupe
 
-    def plan(self, jobs: list[Job], requests: list[Request]) -> dict[Runner, list[tuple[Job, int]]]:
-        """Rows per model: (job, how many of its ids to read). Blocks for them are free when this returns.
+    def plan(self, jobs: list[Job], requests: list[Request]) -> dict[Runner, list[Planned]]:
+        """Rows per model: the jobs each is for, and how many of their ids it reads into the context that is theirs
+        then. Blocks for them are free when this returns.
 
         requests: all that hold blocks, oldest first.
         """
         by_runner: dict[Runner, list[Job]] = defaultdict(list)
         for job in jobs:
-            by_runner[job.context.runner].append(job)
+            by_runner[job.runner].append(job)
         return {runner: rows for runner, waiting in by_runner.items()
                 if (rows := self._fill(runner, waiting, requests))}
 
-    def _fill(self, runner: Runner, jobs: list[Job], requests: list[Request]) -> list[tuple[Job, int]]:
+    def _fill(self, runner: Runner, jobs: list[Job], requests: list[Request]) -> list[Planned]:
         budget, reserved = self.step_tokens, 0
-        rows: list[tuple[Job, int]] = []
+        rows: list[Planned] = []
         taken: set[Context] = set()
         readers: set[Request] = set()
-        waiting = [(job.pending, job) for job in jobs]
+        waiting = [(_common(alike), alike) for alike in self._rows(jobs)]
         waiting.sort(key=lambda entry: entry[0] > 1)  # stable: keeps the order of arrival
-        for pending, job in waiting:
-            context = job.context
-            if not context.ids:
-                job.restore()
-                pending = job.pending
-            count = min(pending, budget)
-            if count == 0 or context in taken:
+        for pending, alike in waiting:
+            if budget == 0:
+                break
+            job = alike[0]
+            if (context := job.context) in taken:
                 continue
+            if len(alike) < context.holders:
+                context = context.split(len(alike))
+                for each in alike:
+                    each.sequence.contexts[runner] = context
+            if not context.ids or not pending:
+                job.restore()
+                pending = _common(alike)
+            count = min(pending, budget)
             if pending > 1 and job.lacks_prompt:
                 if job.request in readers:
                     continue
@@ -70,8 +88,28 @@ class Scheduler:
             reserved += need
             budget -= count
             taken.add(context)
-            rows.append((job, count))
+            rows.append((alike, count))
         return rows
+
+    def _rows(self, jobs: list[Job]) -> list[list[Job]]:
+        """The jobs of every row: those that go on alike in one context, for a while at least."""
+        rows: dict[Hashable, dict[Sequence, Job]] = {}
+        for job in jobs:
+            context = job.context
+            # One that was given up begins again with the prompt, whatever its holders go on with.
+            shared = context.holders > 1 and context.ids and (self.dedupe or job.sequence.newborn)
+            key = (context, job.want, *job.next_ids(WHILE)) if shared else job
+            rows.setdefault(key, {}).setdefault(job.sequence, job)  # another job of one sequence waits
+        return [list(alike.values()) for alike in rows.values()]
+
+
+def _common(alike: list[Job]) -> int:
+    """How many ids all of them read next."""
+    pending = alike[0].pending
+    if len(alike) == 1 or pending < WHILE:  # nobody has more
+        return pending
+    first, *others = (job.next_ids(job.pending) for job in alike)
+    return min(agree(first, other) for other in others)
 
 
 def _room(context: Context) -> int:
@@ -92,7 +130,7 @@ def _make_room(job: Job, need: int, requests: list[Request], spared: set[Context
     the prompt, which every candidate would read again, nor what older ones are `busy` with. Only a job that
     would run `alone` takes it all.
     """
-    runner, pool = job.context.runner, job.context.runner.pool
+    runner, pool = job.runner, job.runner.pool
     if _evict(runner, need):
         return
     if runner.role == "target":

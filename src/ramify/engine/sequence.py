@@ -20,26 +20,50 @@ if TYPE_CHECKING:
 
 
 class Context:
-    """What one model has read of one sequence: its block table, the ids in it and what came out last.
+    """What one model has read of one text: its block table, the ids in it and what came out last.
 
+    Sequences that have read the same hold one context together: `holders` says how many. Only what changes it for all
+    of them may change it in place; `split` makes another for the others.
+
+    parent: what it was split from. fed: the ids that the model read into it since.
     lost: the ids that had been read when the blocks were given up; reading them again is recomputation.
     """
 
-    __slots__ = ("ids", "logits", "logprobs", "lost", "runner", "table", "value")
+    __slots__ = ("fed", "holders", "ids", "logits", "logprobs", "lost", "parent", "runner", "table", "value")
 
     def __init__(self, runner: Runner, table: BlockTable, ids: list[int]) -> None:
         self.runner, self.table, self.ids = runner, table, ids
+        self.holders, self.fed = 1, 0
+        self.parent: Context | None = None
         self.logits: torch.Tensor | None = None
         self.value: float | None = None
         self.logprobs: list[float] = []
         self.lost: list[int] = []
 
-    def fork(self) -> Context:
-        """A context that continues this one."""
+    def hold(self) -> Context:
+        """This context, for one more sequence."""
+        self.holders += 1
+        return self
+
+    def split(self, count: int) -> Context:
+        """A context that continues this one, for `count` of its holders; itself if those are all."""
+        if count == self.holders:
+            return self
+        self.holders -= count
         child = Context(self.runner, self.table.fork(), list(self.ids))
+        child.holders, child.parent, child.lost = count, self, self.lost
         child.logits, child.value, child.logprobs = self.logits, self.value, list(self.logprobs)
-        child.lost = self.lost
         return child
+
+    def fork(self) -> Context:
+        """Another context that continues this one."""
+        return self.hold().split(1)
+
+    def release(self) -> None:
+        """One holder less; the last gives the blocks back."""
+        self.holders -= 1
+        if self.holders == 0:
+            self.table.free()
 
     def adopt(self, other: Context) -> None:
         """Start again from what `other` has read; this context is empty."""
@@ -72,10 +96,10 @@ class Sequence:
     """One candidate while its request runs; the root sequence (path ()) is the prompt itself.
 
     tokens: the answer so far. scores: (tokens at that moment, score). logprobs: the target's own
-    log-probability of each token, before temperature and truncation.
+    log-probability of each token, before temperature and truncation. past: contexts that were released.
     """
 
-    __slots__ = ("_text", "children", "contexts", "dropped_at", "fed", "logprobs", "parent", "path", "prompt",
+    __slots__ = ("_text", "children", "contexts", "dropped_at", "logprobs", "parent", "past", "path", "prompt",
                  "scores", "state", "stop_at", "stream", "tokens")
 
     def __init__(self, prompt: Prompt, parent: Sequence | None, path: tuple[int, ...], stream: int) -> None:
@@ -88,7 +112,7 @@ class Sequence:
         self.stop_at: int | None = None if parent is None else parent.stop_at
         self.dropped_at: int | None = None
         self.contexts: dict[Runner, Context] = {}
-        self.fed: dict[str, int] = {}
+        self.past: list[Context] = []
         self._text = (0, "")
 
     @property
@@ -100,6 +124,11 @@ class Sequence:
     def live(self) -> bool:
         """Still growing."""
         return self.state == "live"
+
+    @property
+    def newborn(self) -> bool:
+        """Nothing was drawn since its fork."""
+        return self.parent is not None and len(self.tokens) == len(self.parent.tokens)
 
     @property
     def finished(self) -> bool:
@@ -119,12 +148,17 @@ class Sequence:
         return self._text[1][: self.stop_at]
 
     def fork(self) -> Sequence:
-        """A child that continues this sequence, sharing every context's blocks."""
+        """A child that continues this sequence and holds its contexts with it, until one of both reads on."""
         turn = len(self.children)
         child = Sequence(self.prompt, self, (*self.path, turn), mix(self.stream, turn + 1))
         self.children.append(child)
-        child.contexts = {runner: context.fork() for runner, context in self.contexts.items()}
+        child.contexts = {runner: context.hold() for runner, context in self.contexts.items()}
         return child
+
+    def own(self, runner: Runner) -> Context:
+        """Its context in a model, for itself alone, so that it may be changed."""
+        context = self.contexts[runner] = self.contexts[runner].split(1)
+        return context
 
     def cut(self, length: int) -> None:
         """Keep the first `length` answer tokens and live again."""
@@ -133,9 +167,10 @@ class Sequence:
         self.state, self.stop_at, self.dropped_at, self._text = "live", None, None, (0, "")
 
     def release(self) -> None:
-        """Give back the blocks of every model."""
+        """Let go of the contexts of every model."""
         for context in self.contexts.values():
-            context.table.free()
+            context.release()
+        self.past += self.contexts.values()
         self.contexts.clear()
 
 

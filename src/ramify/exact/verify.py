@@ -91,8 +91,8 @@ def verify(search: Callable[..., Search], options: dict[str, Any] | None = None,
 
     Its law sums to 1 and is the stated one where a closed form is known, also in the limits where it must be
     Best-of-n; no key is drawn from twice; results are the same, draw for draw, alone and in a batch, with the
-    prefix cache on and off, in blocks of 1 and 16 tokens, and in a cache so small that candidates are given
-    up and read again.
+    prefix cache on and off, in blocks of 1 and 16 tokens, whether candidates that have said the same are read once
+    or one by one, and in a cache so small that they are given up and read again.
 
     With a draft all of this holds while it drafts, and the law is the one without; the expected accepted length is
     its closed form, or for traversal of trees at least that of top-down rejection; at temperature 0, and with coupled
@@ -218,6 +218,8 @@ def _checks(table: Table, search: Callable[..., Search], options: dict[str, Any]
     plain = table.results(bound, PLAIN) if table.ahead.draft else ours
     starved = table.results(_roomy(bound), steady, capacity=len(PROMPT) + table.params.max_tokens + 1, block_size=1)
     yield Row("a cache for one candidate gives the same", _differing(plain, starved), 0)
+    apart = table.results(bound, steady, dedupe=False)
+    yield Row("reading equal texts once changes nothing", _differing(plain, apart), 0)
     if table.ahead.draft is None:
         return
     yield Row("coupled draws give the text of plain decoding", _differing(plain, table.results(bound, steady)), 0)

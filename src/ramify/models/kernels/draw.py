@@ -1,4 +1,4 @@
-"""From logits to tokens in one go: no probability is written down. Shapes: R rows, V vocabulary."""
+"""From logits to tokens in one go: no probability is written down. Shapes: R rows, N draws, V vocabulary."""
 
 from __future__ import annotations
 
@@ -67,53 +67,55 @@ def _first(logits_V, value):
 
 
 @compiled
-def _row(logits_V, sharpness, uniform, sums_B):
-    """The token that a row draws, and its log-probability under the plain softmax."""
+def _row(logits_V, sharpness, first, end, uniforms_N, tokens_N, logprobs_N, sums_B):
+    """The tokens that draws `first` to `end` take from one row, and their log-probability under the plain softmax."""
     largest = logits_V[0]
     for at in range(len(logits_V)):
         largest = max(largest, logits_V[at])
     total = _weigh(logits_V, largest, ONE, sums_B)
-    if sharpness == ZERO:
-        token = _first(logits_V, largest)
-    elif sharpness == ONE:
-        token = _find(logits_V, largest, ONE, sums_B, uniform * total)
-    else:
-        aim = uniform * _weigh(logits_V, largest, sharpness, sums_B)
-        token = _find(logits_V, largest, sharpness, sums_B, aim)
-    return token, np.float32(logits_V[token] - largest - np.log(total))
+    sharp = total if sharpness in (ZERO, ONE) else _weigh(logits_V, largest, sharpness, sums_B)
+    for at in range(first, end):
+        if sharpness == ZERO:
+            token = _first(logits_V, largest)
+        else:
+            token = _find(logits_V, largest, sharpness, sums_B, uniforms_N[at] * sharp)
+        tokens_N[at] = token
+        logprobs_N[at] = logits_V[token] - largest - np.log(total)
 
 
 @compiled
-def _share(board, logits_RV, sharpness, uniforms_R, tokens_R, logprobs_R, sums_RB):
+def _share(board, logits_RV, sharpness, ends_R, uniforms_N, tokens_N, logprobs_N, sums_RB):
     row = claim(board, 0)
     while row < len(logits_RV):
-        tokens_R[row], logprobs_R[row] = _row(logits_RV[row], sharpness, uniforms_R[row], sums_RB[row])
+        first = ends_R[row - 1] if row else 0
+        _row(logits_RV[row], sharpness, first, ends_R[row], uniforms_N, tokens_N, logprobs_N, sums_RB[row])
         finish(board, 0)
         row = claim(board, 0)
 
 
 @compiled
-def _draw(threads, board, logits_RV, sharpness, uniforms_R, tokens_R, logprobs_R, sums_RB):
-    fork(threads, _share, (board, logits_RV, sharpness, uniforms_R, tokens_R, logprobs_R, sums_RB))
+def _draw(threads, board, logits_RV, sharpness, ends_R, uniforms_N, tokens_N, logprobs_N, sums_RB):
+    fork(threads, _share, (board, logits_RV, sharpness, ends_R, uniforms_N, tokens_N, logprobs_N, sums_RB))
 
 
-_LINES, _NUMBERS = types.float32[:, ::1], types.float32[::1]
-link(_share, (types.int64[::1], _LINES, types.float32, types.float64[::1], types.int64[::1], _NUMBERS, _LINES))
+_LINES, _NUMBERS, _COUNTS = types.float32[:, ::1], types.float32[::1], types.int64[::1]
+link(_share, (_COUNTS, _LINES, types.float32, _COUNTS, types.float64[::1], _COUNTS, _NUMBERS, _LINES))
 
 
-def draw(logits_RV: Array, temperature: float, uniforms_R: Array) -> tuple[Array, Array]:
-    """A token of every row, drawn from softmax(logits / temperature), and its logarithm of softmax(logits).
+def draw(logits_RV: Array, temperature: float, uniforms_N: Array, ends_R: Array) -> tuple[Array, Array]:
+    """Tokens drawn from softmax(logits / temperature), and their logarithms of softmax(logits).
 
-    A row's uniform number in [0, 1) says how far up the sum of probabilities, in the order of tokens, its token lies.
-    Temperature 0 takes the likeliest, the first of equals. Logits more than 80 temperatures below the largest are never
-    drawn. One or two passes over float32 logits, with as many threads as torch has.
+    The draws of a row follow those of the row before and end at `ends_R`. A draw's uniform number in [0, 1) says how
+    far up the sum of probabilities, in the order of tokens, its token lies. Temperature 0 takes the likeliest, the
+    first of equals. Logits more than 80 temperatures below the largest are never drawn. One or two passes over float32
+    logits and a short look per draw, with as many threads as torch has.
 
-    Returns tokens_R and logprobs_R.
+    Returns tokens_N and logprobs_N.
     """
     rows, size = logits_RV.shape
     threads = torch.get_num_threads() if rows > 1 and rows * size > ALONE else 1
-    tokens_R, logprobs_R = np.empty(rows, np.int64), np.empty(rows, np.float32)
+    tokens_N, logprobs_N = np.empty(len(uniforms_N), np.int64), np.empty(len(uniforms_N), np.float32)
     sharpness = np.float32(1 / max(temperature, 1e-30)) if temperature else ZERO
-    _draw(threads, new_board(1), logits_RV, sharpness, uniforms_R, tokens_R, logprobs_R,
+    _draw(threads, new_board(1), logits_RV, sharpness, ends_R, uniforms_N, tokens_N, logprobs_N,
           np.empty((rows, (size + BLOCK - 1) // BLOCK), np.float32))
-    return tokens_R, logprobs_R
+    return tokens_N, logprobs_N
