@@ -59,7 +59,7 @@ def child(model: str, workload: Workload, repeats: int, threads: int) -> Row:
     from ramify.models import load_model
 
     torch.set_num_threads(threads)
-    llm = LLM(Engine(load_model(named_folder(model)), prefix_cache=False))
+    llm = LLM(Engine(load_model(named_folder(model)), prefix_cache=False, dedupe=False))
     texts = random_texts(workload, llm.model.tokenizer, 0)
     warm = Workload("warm", 1, workload.length, min(4, workload.samples), 3)
     run(llm, warm, random_texts(warm, llm.model.tokenizer, 0), 0)

@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--new", type=int, default=128, help="tokens of every answer")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    llm = ramify.load(args.model, reward=args.reward)
+    llm = ramify.load(args.model, reward=args.reward, dedupe=False)
     llm.engine.loop.target.prefixes = None  # nothing is remembered from one method to the next
     reports = [report(llm, method, args) for method in METHODS]
     keep("work_saved", {"command": command(), "reports": reports}, table(reports, machine()), args.out)

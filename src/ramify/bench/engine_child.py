@@ -38,10 +38,10 @@ def say(row: Row) -> None:
 
 
 def load(options: Row) -> LLM:
-    """The model on an engine, with nothing beside it."""
+    """The model on an engine, with nothing beside it; every row is computed."""
     import ramify
 
-    return ramify.load(reward=None, **options)
+    return ramify.load(reward=None, dedupe=False, **options)
 
 
 def workload(options: Row, name: str, tokens: int | None, repeats: int, seed: int) -> Row:

@@ -57,6 +57,8 @@ def search(
     kv_dtype: KVDtype = None,
     out: Annotated[Path | None, typer.Option(help="Keep every answer there; a next run resumes.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write PLOT.png and PLOT.html.")] = None,
+    dedupe: Annotated[bool, typer.Option("--dedupe", help="Compute once what candidates say alike, as generate does; "
+                                         "else each pays for all of its tokens, as papers count.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Compare searches: accuracy, reward and compute on problems with known answers.
@@ -72,7 +74,7 @@ def search(
     goal = _reference(cells, reference)
     cells += _pool(goal, pool)
     setup = {"bench": "search", "model": model, "reward": reward, "dtype": dtype, "executor": executor,
-             "kv_dtype": kv_dtype, "seed": seed, "sampling": sampling,
+             "kv_dtype": kv_dtype, "dedupe": dedupe, "seed": seed, "sampling": sampling,
              "problems": "embedded" if problems.isdecimal() else problems}
     questions = _questions(problems, seed)
     results = _run(_load(setup), setup, cells, questions, out)
@@ -148,7 +150,8 @@ def _load(setup: Row) -> LLM:
     import ramify
 
     llm = ramify.load(setup["model"], reward=None if setup["reward"] == "none" else setup["reward"],
-                      dtype=setup["dtype"], executor=setup["executor"], kv_dtype=setup["kv_dtype"])
+                      dtype=setup["dtype"], executor=setup["executor"], kv_dtype=setup["kv_dtype"],
+                      dedupe=setup["dedupe"])
     if llm.reward is not None:
         setup["reward"] = llm.reward.name
     # Every method pays for its own prompts; companion models follow the target in this.
