@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 import torch
@@ -44,7 +45,8 @@ def assemble(decoder: Decoder, sources: MutableMapping[str, Rows], executor: str
         decoder.executor = _chosen(decoder.config, table, plain, executor)
         _must_fit(decoder, table)
         packers = _packers(decoder.executor, plain)
-        decoder.fill(sources, packers)
+        with one_thread():
+            decoder.fill(sources, packers)
         if not plain:
             if decoder.executor != "torch" and launchable(decoder.config, table.device):
                 from ramify.models.kernels.cuda.forward import DeviceForward
@@ -55,6 +57,18 @@ def assemble(decoder: Decoder, sources: MutableMapping[str, Rows], executor: str
 
             decoder.fused = Fused(decoder)
             decoder.fused.warm()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch by itself: weights are packed a few rows at a time, and a second thread that others keep busy would be
+    waited for at each of them, 20 times as long as one alone takes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _must_fit(decoder: Decoder, table: Rows) -> None:

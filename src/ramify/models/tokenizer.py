@@ -107,9 +107,9 @@ class Tokenizer:
         """One more than the largest id."""
         return max(self.vocabulary.values()) + 1
 
-    @cached_property
+    @property
     def vocabulary(self) -> dict[str, int]:
-        """Every token and its id, added tokens included."""
+        """Every token and its id, added tokens included. Made when it is asked for: it takes megabytes."""
         return self.backend.get_vocab(with_added_tokens=True)
 
     @cached_property

@@ -21,7 +21,10 @@ from ramify.errors import ModelError
 
 AGAIN = "download the model again"
 MISFIT = "check that config.json belongs to the weights"
-PIECE = 1 << 20  # numbers that are read at a time: the rest of a weight is not there twice
+PIECE = 1 << 20  # numbers that are converted at a time: the rest of a weight is not there twice
+# Numbers that are read at once at least: asking for the rows of one panel costs more than they do. More would leave
+# larger holes between packed weights.
+AHEAD = 1 << 16
 # What safetensors calls them; a model can be of these.
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -43,10 +46,17 @@ class Stored:
         """
         first, end, _ = rows.indices(self.shape[0])
         found = torch.empty((end - first, *self.shape[1:]), dtype=FLOATS[self.kind])
-        self.file.seek(self.start + first * math.prod(self.shape[1:]) * found.itemsize)
-        if self.file.readinto(found.flatten().view(torch.uint8).numpy().data) != found.nbytes:
-            raise ModelError(f"an intact {self.file.name}", f"an end within {self.name}", AGAIN)
+        self.read(first, found)
         return found
+
+    def read(self, first: int, target: Tensor) -> None:
+        """Fill a target on the CPU, of the type of the file, with rows from `first` on.
+
+        Raises `ModelError`: the file became shorter.
+        """
+        self.file.seek(self.start + first * math.prod(self.shape[1:]) * target.itemsize)
+        if self.file.readinto(target.flatten().view(torch.uint8).numpy().data) != target.nbytes:
+            raise ModelError(f"an intact {self.file.name}", f"an end within {self.name}", AGAIN)
 
 
 def open_weights(path: Path, opened: ExitStack) -> dict[str, Stored]:
@@ -70,7 +80,8 @@ def open_weights(path: Path, opened: ExitStack) -> dict[str, Stored]:
 class Parameter:
     """One of a decoder's parameters as files hold it: tensors stacked along their rows, or one that is turned.
 
-    Read like a tensor, by rows, and then of the type and on the device that it is wanted.
+    Read like a tensor, by rows, and then of the type and on the device that it is wanted. Rows that are asked for in
+    order are read ahead: what is returned is a view of them.
     """
 
     def __init__(self, parts: list[Stored], rows: list[int], shape: torch.Size, dtype: torch.dtype, device: str,
@@ -82,6 +93,7 @@ class Parameter:
         self.parts, self.rows, self.shape = parts, rows, tuple(shape)
         self.whole: Tensor | None = None
         self.dtype, self.device, self.turned = dtype, torch.device(device), turned
+        self.begin, self.ahead = 0, torch.empty(0)  # rows that were read, and the first of them
         for part, count in zip(parts, rows, strict=True):
             needed, got = (count, *shape[1:]), part.shape[::-1] if turned else part.shape
             if got != needed or part.kind not in FLOATS:
@@ -89,6 +101,13 @@ class Parameter:
 
     def __getitem__(self, rows: slice) -> Tensor:
         start, end, _ = rows.indices(self.shape[0])
+        if start < self.begin or end > self.begin + len(self.ahead):
+            enough = start + AHEAD // math.prod(self.shape[1:])
+            self.begin, self.ahead = start, self._read(start, min(max(end, enough), self.shape[0]))
+        return self.ahead[start - self.begin : end - self.begin]
+
+    def _read(self, start: int, end: int) -> Tensor:
+        """Rows of all parts."""
         found = torch.empty((end - start, *self.shape[1:]), dtype=self.dtype, device=self.device)
         at = 0
         for part, count in zip(self.parts, self.rows, strict=True):
@@ -103,6 +122,9 @@ class Parameter:
         if self.turned:  # its rows lie nowhere together
             self.whole = part[:].T if self.whole is None else self.whole
             target.copy_(self.whole[first : first + len(target)])
+            return
+        if target.device.type == "cpu" and target.dtype == FLOATS[part.kind]:
+            part.read(first, target)
             return
         step = max(1, PIECE // math.prod(self.shape[1:]))
         for at in range(0, len(target), step):
