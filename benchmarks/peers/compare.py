@@ -25,7 +25,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from common import RESULTS, command, in_words, machine  # noqa: E402
 
-PEERS = ("transformers", "openvino", "vllm")
+PEERS = ("transformers", "openvino", "vllm", "llamacpp")
 Row = dict[str, Any]
 
 
@@ -48,7 +48,7 @@ def measure(args: argparse.Namespace) -> None:
     folder, hardware = named_folder(args.model), {**machine(), "threads": args.threads}
     tokenizer = Tokenizer(Path(folder))
     options = dict(setting.split("=", 1) for setting in args.load)
-    sides = ((args.peer, args.python, args.variant), ("ramify", sys.executable, args.ours))
+    sides = ((args.peer, args.python, args.variant), ("ramify", args.ours_python, args.ours))
     for workload in named(args.workloads, args.max_tokens):
         texts = random_texts(workload, tokenizer, 0)
         job = {"prepare": True, "folder": folder, "texts": texts, "prompts": list(map(tokenizer.encode_prompt, texts)),
@@ -60,11 +60,16 @@ def measure(args: argparse.Namespace) -> None:
                 row = {"peer": args.peer, "peer_variant": args.variant, "side": side, "variant": variant,
                        "options": options, "model": args.model, "workload": workload.name, "counted": workload.counted,
                        "new_tokens": workload.tokens, **found, "machine": hardware,
-                       "command": command().replace(args.python, "PYTHON")}
+                       "command": _named(args)}
                 with args.out.open("a") as file:
                     file.write(json.dumps(row) + "\n")
                 print(f"{workload.name} {side} {variant}: {workload.counted / found['seconds']:.1f} tokens/s, "
                       f"{found['peak_bytes'] / 1e6:.0f} MB", file=sys.stderr)
+
+
+def _named(args: argparse.Namespace) -> str:
+    """The command, without the places of this machine."""
+    return command().replace(args.python, "PYTHON").replace(args.ours_python, "OURS").replace(f" --out {args.out}", "")
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -79,11 +84,18 @@ def table(rows: Iterable[Row]) -> str:
         theirs = sides.pop(peer)
         for ours, own in sides.items():
             speeds = [median(row["counted"] / row["seconds"] for row in some) for some in (theirs, own)]
-            peaks = [median(row["peak_bytes"] for row in some) / 1e6 for some in (theirs, own)]
+            peaks = [_memory(some) for some in (theirs, own)]
             lines.append(f"| {model} | {workload} | {tokens} | {peer} {variant} | {speeds[0]:.1f} | {ours} | "
-                         f"{speeds[1]:.1f} | **{speeds[1] / speeds[0]:.2f}** | {peaks[0]:.0f} | {peaks[1]:.0f} | "
+                         f"{speeds[1]:.1f} | **{speeds[1] / speeds[0]:.2f}** | {peaks[0]} | {peaks[1]} | "
                          f"{len(theirs)}, {len(own)} | {_others([*theirs, *own])} |")
     return "\n".join(lines)
+
+
+def _memory(rows: list[Row]) -> str:
+    """The peak in MB; behind it, where it was watched, what the process held at the end besides pages of files."""
+    kinds = (name for name in ("peak_bytes", "own_bytes") if all(name in row for row in rows))
+    peak, *own = (f"{median(row[name] for row in rows) / 1e6:.0f}" for name in kinds)
+    return peak + "".join(f" ({each})" for each in own)
 
 
 def _others(rows: list[Row]) -> str:
@@ -107,6 +119,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peer", nargs="?", choices=PEERS)
     parser.add_argument("--python", help="the interpreter of the peer's environment")
+    parser.add_argument("--ours-python", default=sys.executable,
+                        help="that of our side: an environment as README.md makes it; default: the one of this process")
     parser.add_argument("--variant", default="fp32", help="of the peer: see its file")
     parser.add_argument("--ours", default="fp32", help="what to call our side's --load in the table")
     parser.add_argument("--load", action="append", default=[], metavar="KEY=VALUE",

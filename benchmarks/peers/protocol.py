@@ -38,8 +38,8 @@ def serve(load: Callable[[Job], Generate], versions: Callable[[], dict[str, str]
     others = (processor_seconds()[0] - busy - (processor_seconds()[1] - own)) / seconds
     if written != wanted:
         raise SystemExit(f"wrote {written} tokens, not {wanted}")
-    json.dump({"seconds": seconds, "loaded_seconds": loaded, "peak_bytes": peak_bytes(),
-               "others_cores": max(0.0, others), "versions": versions()}, answers)
+    json.dump({"seconds": seconds, "loaded_seconds": loaded, "peak_bytes": status_bytes("VmHWM"),
+               "own_bytes": status_bytes("RssAnon"), "others_cores": max(0.0, others), "versions": versions()}, answers)
     answers.close()
 
 
@@ -49,7 +49,8 @@ def processor_seconds() -> tuple[float, float]:
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK"), time.process_time()
 
 
-def peak_bytes() -> int:
-    """The most memory that this process has held so far."""
+def status_bytes(name: str) -> int:
+    """What Linux says of this process's memory: VmHWM is the most it has held so far, RssAnon what it holds now that
+    is no page of a file (of a library, or of weights that are read in place), which others can use and drop."""
     status = Path("/proc/self/status").read_text()
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) * 1024
+    return int(next(line.split()[1] for line in status.splitlines() if line.startswith(name))) * 1024

@@ -20,10 +20,11 @@ def load(job: Job) -> Generate:
 
     positions = len(job["prompts"][0]) + job["tokens"]
     llm = LLM(job["folder"], dtype={"fp32": "float32", "bf16": "bfloat16"}[job["variant"]], max_model_len=positions,
-              max_num_seqs=256, enable_prefix_caching=False)
+              max_num_seqs=256, enable_prefix_caching=job["samples"] > 1)
     prompts = [TokensPrompt(prompt_token_ids=ids) for ids in job["prompts"]]
 
     def generate(tokens: int) -> int:
+        llm.reset_prefix_cache()  # every run reads its prompts
         params = SamplingParams(n=job["samples"], max_tokens=tokens, min_tokens=tokens, ignore_eos=True,
                                 temperature=1.0, detokenize=False)
         answers = llm.generate(prompts, params, use_tqdm=False)
