@@ -45,8 +45,9 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
         executor: how all these models are run: "torch", "compiled", with rounded weights "int8", "int8-weights" or
             "int4-weights", or "auto" for the fastest of those that change nothing; see `ramify.models.executors`.
         kv_dtype: rounds cached keys and values: "bfloat16" to 8 bits of precision in half the memory; "int8" to bytes
-            with a scale per token and head, in little more than a quarter; None keeps them as they are.
-        device: "cpu", or "cuda" for an NVIDIA GPU.
+            with a scale per token and head, in little more than a quarter; None keeps them as they are. Of a model in
+            16 bits, on a GPU, "int8" alone.
+        device: "cpu", or an NVIDIA GPU: "cuda:0", "cuda:1" ..., "cuda" for the current one.
         dedupe: compute once what several candidates of a request have said alike. Changes no result; False lets every
             candidate pay for all of its tokens, as closed forms of cost count them.
 
@@ -57,7 +58,8 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
     check(capacity is None or capacity > 0, "a capacity of at least 1 token", capacity, "raise it")
     check(block_size > 0, "a block_size of at least 1 token", block_size, "raise it")
     check(step_tokens > 0, "step_tokens of at least 1", step_tokens, "raise it")
-    check(kv_dtype is None or (kv_dtype in ROUNDED and dtype == "float32"),
+    halves = device != "cpu" and kv_dtype == "int8" and dtype in ("bfloat16", "float16")
+    check(kv_dtype is None or halves or (kv_dtype in ROUNDED and dtype == "float32"),
           f"kv_dtype among {', '.join(ROUNDED)} with dtype=float32", f"{kv_dtype} with {dtype}",
           "leave kv_dtype out to keep keys and values as they are")
     target = load_model(model, dtype=dtype, device=device, executor=executor)
@@ -240,7 +242,7 @@ class LLM:
         for option in ("reward", "guide"):
             if isinstance(name := options.get(option), str):
                 if name not in self._named:  # a model is loaded once, and so is its cache
-                    self._named[name] = load_reward(name)
+                    self._named[name] = load_reward(name, device=self.model.device)
                 options = {**options, option: self._named[name]}
         return bind(search, options, self.reward)
 

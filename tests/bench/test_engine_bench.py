@@ -203,7 +203,8 @@ def report():
     rows = [{**measure(small_llm("none"), workload, 3), **held}
             for workload in (Workload("shared", 1, 22, 4, 6), Workload("prefill", 1, 40, 1, 1))]
     found = summary(PROBE, [1.0, 3.0, 2.0], rows)
-    return {"model": "small", "dtype": "float32", **found, "left_out": {"prefix2048x64": "needs a longer context"}}
+    return {"model": "small", "dtype": "float32", "device": "cpu", **found,
+            "left_out": {"prefix2048x64": "needs a longer context"}}
 
 
 def test_the_report_says_its_numbers(report):
@@ -225,7 +226,7 @@ def test_the_picture(report):
 
 def test_a_child_answers_in_lines(monkeypatch, tmp_path, capsys):
     folder = str(write_llama(tmp_path / "model", SMALL))
-    options = {"model": folder, "dtype": "float32", "executor": "torch", "kv_dtype": None}
+    options = {"model": folder, "dtype": "float32", "executor": "torch", "kv_dtype": None, "device": "cpu"}
     base = {"options": options, "seed": 0}
     for job, keys in (({"job": "workload", "name": "single", "tokens": 3, "repeats": 2}, ["seconds", "seconds", None]),
                       ({"job": "cold"}, ["first_token_at", None])):

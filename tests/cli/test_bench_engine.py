@@ -53,7 +53,7 @@ def test_mistakes(bench, args, said):
 def test_a_child_that_is_a_process(model):
     from ramify.errors import ModelError
 
-    options = {"model": model, "dtype": "float32", "executor": "torch", "kv_dtype": None}
+    options = {"model": model, "dtype": "float32", "executor": "torch", "kv_dtype": None, "device": "cpu"}
     seen, job = [], {"job": "cold", "options": options, "seed": 0}
     assert bench_engine.child(job, seen.append) == {}
     assert list(seen[0]) == ["first_token_at"]

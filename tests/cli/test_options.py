@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal, get_type_hints
 
 import pytest
+import torch
 
 import ramify.cli.bench
 from ramify.cli.bench_engine import engine
@@ -89,4 +90,14 @@ def test_help_names_what_models_can_be_loaded_as():
 @pytest.mark.parametrize("command", [generate, plan, ramify.cli.bench.search, engine, speculative])
 def test_every_command_that_loads_a_model_says_how(command):
     parameters = inspect.signature(command).parameters
-    assert [parameters[name].default for name in ("dtype", "executor", "kv_dtype")] == ["float32", "auto", None]
+    how = [parameters[name].default for name in ("dtype", "executor", "kv_dtype", "device")]
+    assert how == ["float32", "auto", None, "cpu"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", [
+    ["generate", "hi"], ["plan"], ["bench", "search", "--problems", "1"], ["bench", "speculative"],
+    ["reward", "check"]], ids=" ".join)
+def test_every_command_asks_for_the_device_that_it_is_told(ramify, command):
+    code, out, err = ramify(*command, "--device", "cuda:9")
+    assert code == 2 and out == "" and "a device among cpu" in err and "'cuda:9'" in err and "use cpu" in err

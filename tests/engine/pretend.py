@@ -60,14 +60,17 @@ def is_gpu(value):
 
 
 class PretendedGPU(TorchFunctionMode):
-    """`with PretendedGPU():` there is a GPU. sent: tensors that were sent to it."""
+    """`with PretendedGPU():` there is a GPU. sent: tensors that were sent to it. asked: what it was called."""
 
-    sent = 0
+    def __init__(self):
+        super().__init__()
+        self.sent, self.asked = 0, set()
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         tensors = list(each((args, kwargs)))
         there = any(isinstance(x, Far) for x in tensors)
+        self.asked |= {str(value) for value in (*args, *kwargs.values()) if is_gpu(value)}
         if function is torch.Tensor.to:
             there = self.goes_to(there, args[1:], kwargs)
             self.sent += there and not isinstance(args[0], Far)

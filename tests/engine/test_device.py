@@ -12,7 +12,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from pretend import PretendedGPU, carried, on_gpu
+from pretend import Far, PretendedGPU, carried, on_gpu
 from tiny import assert_empty, finish, tiny_engine, tiny_model
 
 from ramify.engine import Drop, Engine, Extend, Fork, Peek, Rewind, device
@@ -91,16 +91,19 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize("search, params, options", [
     (wander, PARAMS, {}), (wander, GREEDY, {"block_size": 16}), (judged, PARAMS, {}),
-    (wander, PARAMS, {"capacity": 24, "prompts": ["ab", "cd"]})], ids=["sampled", "greedy", "judged", "preempted"])
+    (wander, PARAMS, {"capacity": 24, "prompts": ["ab", "cd"]}), (wander, PARAMS, {"kv_dtype": torch.int8})],
+    ids=["sampled", "greedy", "judged", "preempted", "bytes"])
 def test_texts_are_those_of_plain_torch(search, params, options):
     record = Again()
     assert texts(search, params, record=record, **options) == texts(search, params, **options)
     assert record.replayed
 
 
-@pytest.mark.parametrize("options", [{"draft_length": 3}, {"tree": "2x2"}], ids=str)
-def test_drafts_are_read_as_by_plain_torch(options):
-    assert texts(wander, record=Again(), speculation=drafts(**options)) == texts(wander)
+@pytest.mark.parametrize("options, kept", [({"draft_length": 3}, None), ({"tree": "2x2"}, None),
+                                           ({"tree": "2x2"}, torch.int8)], ids=str)
+def test_drafts_are_read_as_by_plain_torch(options, kept):
+    found = texts(wander, record=Again(), speculation=drafts(**options), kv_dtype=kept)
+    assert found == texts(wander, kv_dtype=kept)
 
 
 def test_replays_that_read_nothing_new_are_caught():
@@ -129,7 +132,7 @@ def gpu(monkeypatch):
     """A pretended GPU, and the models on it."""
     for name in ("attend", "write"):
         monkeypatch.setattr(attention, name, on_gpu(getattr(attention, name)))
-    monkeypatch.setattr(device, "recorder", Again)
+    monkeypatch.setattr(device, "recorder", lambda device: Again())
     monkeypatch.setattr("ramify.engine.runner.free_bytes", lambda device: 1 << 30)
     models = [tiny_model(seed, dtype=torch.float32) for seed in (0, 7, 1)]
     for model in models:
@@ -140,11 +143,24 @@ def gpu(monkeypatch):
         yield pretended, models
 
 
-def test_nothing_of_the_host_meets_the_gpu(gpu):
+@pytest.mark.parametrize("kept", [None, torch.int8], ids=str)
+def test_nothing_of_the_host_meets_the_gpu(gpu, kept):
     pretended, models = gpu
     params = replace(PARAMS, max_tokens=3)
-    assert texts(judged, params, models=models) == texts(judged, params)
+    assert texts(judged, params, models=models, kv_dtype=kept) == texts(judged, params, kv_dtype=kept)
     assert pretended.sent
+
+
+def test_the_second_gpu_is_asked_for_by_its_number(gpu, monkeypatch):
+    pretended, models = gpu
+    monkeypatch.setattr(Far, "device", torch.device("cuda:1"))
+    for model in models:
+        model.device = "cuda:1"
+    texts(judged, replace(PARAMS, max_tokens=2), models=models)
+    assert pretended.asked == {"cuda:1"}
+    models[0].device = "cuda"  # whichever is the current one: load_model writes no such thing
+    tiny_engine(models[0])
+    assert pretended.asked == {"cuda:1", "cuda"}
 
 
 SAMPLING = [{"repetition_penalty": 1.5, "presence_penalty": 0.5}, {"frequency_penalty": 0.5, "logit_bias": {0: 1.0}},
@@ -157,19 +173,24 @@ DRAFTS = [{"verifier": verifier, "draft_length": 3} for verifier in ("token", "b
 @pytest.mark.parametrize("options", SAMPLING + DRAFTS, ids=str)
 def test_nor_does_it_where_there_are_no_kernels(gpu, monkeypatch, options):
     """Plain torch, with every option of sampling and every verifier."""
-    monkeypatch.setattr("ramify.engine.runner.served", lambda store: False)
+    monkeypatch.setattr("ramify.engine.runner.served", lambda store, dtype: False)
     sampling = options in SAMPLING
     params = replace(PARAMS, **options if sampling else {"temperature": 0} if "greedy" in options.values() else {})
     speculation = None if sampling else lambda draft: speculate(SpeculationParams(**options), Draft(draft))
     assert texts(judged, params, models=gpu[1], speculation=speculation)
 
 
-def test_nor_do_keys_in_bytes(gpu, monkeypatch):
-    """Which the kernels here do not know: plain torch reads them."""
-    target, _, judge = gpu[1]
-    engine = Engine(target, capacity=256, block_size=4, kv_dtype=torch.int8)
-    assert engine.loop.target.store.kv.is_cuda and not isinstance(engine.loop.target.read, DeviceReader)
-    assert engine.result("abcab", partial(judged, judge=judge), PARAMS).candidates
+@pytest.mark.parametrize("kept", [None, torch.float64, torch.int8, torch.bfloat16], ids=str)
+def test_which_caches_the_kernels_read(gpu, kept):
+    engine = Engine(gpu[1][0], capacity=256, block_size=4, kv_dtype=kept)
+    assert engine.loop.target.store.kv.is_cuda
+    assert isinstance(engine.loop.target.read, DeviceReader) == (kept != torch.float64)
+
+
+def test_double_precision_is_left_to_torch(gpu):
+    target = tiny_model(0)
+    target.device = "cuda"
+    assert not isinstance(Engine(target, capacity=64, kv_dtype=torch.int8).loop.target.read, DeviceReader)
 
 
 def test_a_step_that_stays_behind_is_caught(gpu, monkeypatch):

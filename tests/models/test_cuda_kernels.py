@@ -89,13 +89,13 @@ def model(name):
     return decoder
 
 
-def forwards(decoder, together, kernels=None):
+def forwards(decoder, together, kernels=None, kept=torch.float32):
     """hidden states of two chunks of two texts, by kernels and by torch over the same store."""
     from ramify.engine.device import DeviceAttention
 
     config, found = decoder.config, []
-    store = KVStore(2, 8, 8, 2, 12, torch.float32, together=together)
-    windows = sorted({window or 0 for window in config.windows})
+    store = KVStore(2, 8, 8, 2, 12, kept, together=together)
+    windows = config.distinct_windows
     for starts, count in (([0, 0], 5), ([5, 5], 1)):
         rows = Rows(torch.tensor([0, 1, 2, 3]).numpy(), *(torch.tensor(x).numpy() for x in (
             [2, 4], starts, [count, count], starts, [0, 0], [], [])))
@@ -119,6 +119,24 @@ def test_a_forward_by_kernels_is_the_decoders(name):
     for (plain, kept), (fused, written) in forwards(model(name), 8 if name == "llama" else 1):
         torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(written, kept, atol=1e-5, rtol=1e-4)
+
+
+def in_bytes(decoder, kernels=None):
+    """Where one number of a key lies between two bytes, either may be written."""
+    for (plain, kept), (fused, written) in forwards(decoder, 1, kernels, torch.int8):
+        torch.testing.assert_close(fused, plain, atol=5e-3, rtol=1e-3)
+        assert (kept != written).float().mean() < 0.01
+
+
+def test_a_forward_over_bytes_is_the_decoders():
+    in_bytes(model("qwen3"))
+
+
+def test_bytes_that_are_not_turned_are_caught():
+    decoder = model("llama")
+    decoder.inv_freq = 0 * decoder.inv_freq
+    with pytest.raises(AssertionError):
+        in_bytes(model("llama"), DeviceForward(decoder))
 
 
 def test_a_forward_that_turns_the_wrong_way_is_caught():

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ramify.bench.memory import peak_cached, predict
+from ramify.bench.memory import peak_cached, predict, room
 from ramify.bench.watch import Turn, Watch
 from ramify.engine.runner import kv_bytes
 from ramify.errors import ModelError, OptionError
@@ -131,15 +131,15 @@ def measure(llm: LLM, workload: Workload, repeats: int, *, seed: int = 0, interp
         done(seconds[-1])
     with Watch(llm.engine, clock) as watch:
         results = run(llm, workload, texts, seed)
-    block = llm.engine.loop.target.pool.block_size
-    expected = predict(llm.model, cached=peak_cached(workload.prompts, max(lengths), workload.samples, workload.tokens,
-                                                     block),
+    target = llm.engine.loop.target
+    cached = peak_cached(workload.prompts, max(lengths), workload.samples, workload.tokens, target.pool.block_size)
+    expected = predict(llm.model, cached=room(llm.model, cached, target.capacity),
                        ids=min(sum(lengths), llm.engine.loop.scheduler.step_tokens), rows=workload.rows,
-                       kv_dtype=llm.engine.loop.target.kv_dtype, interpreter=interpreter)
+                       kv_dtype=target.kv_dtype, interpreter=interpreter)
     return {"workload": workload.name, "prompts": workload.prompts, "prompt_tokens": max(lengths),
             "samples": workload.samples, "tokens": workload.tokens, "counted": workload.counted, "seconds": seconds,
             "tokens_per_second": workload.counted / median(seconds), "expected_bytes": expected,
-            **_watched(llm.engine.loop.target, watch.turns, results)}
+            **_watched(target, watch.turns, results)}
 
 
 def _watched(target: Runner, turns: list[Turn], results: list[Result]) -> Row:

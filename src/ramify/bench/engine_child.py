@@ -49,12 +49,13 @@ def workload(options: Row, name: str, tokens: int | None, repeats: int, seed: in
     from ramify.bench.engine import measure, named
     from ramify.bench.memory import interpreter_bytes
 
-    interpreter = interpreter_bytes(options["executor"], options["kv_dtype"])
+    interpreter = interpreter_bytes(options["executor"], options["kv_dtype"], options["device"])
     llm = load(options)
-    loaded = peak_bytes()
+    loaded = peak_bytes(llm.model.device)
     row = measure(llm, named(name, tokens)[0], repeats, seed=seed, interpreter=interpreter,
                   done=lambda seconds: say({"seconds": seconds}))
-    return {**row, "executor": llm.model.decoder.executor, "loaded_bytes": loaded, "peak_bytes": peak_bytes()}
+    return {**row, "executor": llm.model.decoder.executor, "loaded_bytes": loaded,
+            "peak_bytes": peak_bytes(llm.model.device)}
 
 
 def cold(options: Row, seed: int) -> Row:
@@ -76,7 +77,8 @@ def probe(options: Row) -> Row:
 
     llm = load(options)
     costs = measure_costs(llm)
-    return {"limits": asdict(measure_limits()), "costs": asdict(costs.by_model[llm.model]),
+    limits = measure_limits(device=llm.model.device, dtype=options["dtype"])
+    return {"limits": asdict(limits), "costs": asdict(costs.by_model[llm.model]),
             "cost_errors": {"median": costs.median_error, "worst": costs.worst_error}, "torch": torch.__version__,
             "threads": torch.get_num_threads(), "executor": llm.model.decoder.executor,
             "positions": llm.model.decoder.config.max_positions}

@@ -52,9 +52,10 @@ def columns(report: Row) -> tuple[list[str], list[list[str]]]:
 def lines(report: Row) -> list[str]:
     """What the table does not say."""
     limits, cost = report["limits"], report["costs"]
-    said = [f"{report['model']}, {report['dtype']}, executor {report['executor']}, {report['threads']} threads.",
+    said = [f"{report['model']} on {report['device']}, {report['dtype']}, executor {report['executor']}, "
+            f"{report['threads']} threads.",
             f"The machine reads {limits['read'] / 1e9:.1f} GB/s and multiplies {limits['multiply'] / 1e9:.0f} GFLOP/s "
-            f"in float32, {limits['multiply_int8'] / 1e9:.0f} in int8; shares are of these.",
+            f"in {report['dtype']}, {limits['multiply_int8'] / 1e9:.0f} in int8; shares are of these.",
             f"A step costs {1e3 * cost['fixed']:.2f} ms, and {1e6 * cost['per_id']:.1f} µs an id, "
             f"{1e6 * cost['per_row']:.1f} a row, {1e9 * cost['per_pair']:.1f} ns a pair of id and position, "
             f"{1e9 * cost['per_cached']:.1f} a cached position; median error {report['cost_errors']['median']:.0%}."]

@@ -28,6 +28,11 @@ def peak_cached(prompts: int, length: int, samples: int, tokens: int, block: int
     return prompts * (-(-length // block) * block + samples * own)
 
 
+def room(model: Model, cached: int, capacity: int) -> int:
+    """Positions that a cache takes memory for: on a CPU those that are written, on a GPU all, from the beginning."""
+    return cached if model.device == "cpu" else capacity
+
+
 def predict(model: Model, *, cached: int, ids: int, rows: int, kv_dtype: torch.dtype | None = None,
             interpreter: int = 0) -> dict[str, int]:
     """Bytes by what holds them, and their `total`, the most at any moment.
@@ -46,7 +51,7 @@ def predict(model: Model, *, cached: int, ids: int, rows: int, kv_dtype: torch.d
     return total([{**parts, "loading": loading}], interpreter)
 
 
-def interpreter_bytes(executor: str, kv_dtype: str | None = None) -> int:
+def interpreter_bytes(executor: str, kv_dtype: str | None = None, device: str = "cpu") -> int:
     """The peak of this process so far, with every library that a model needs and no model: one of a few weights is
     loaded and run."""
     from ramify.api import load
@@ -54,9 +59,9 @@ def interpreter_bytes(executor: str, kv_dtype: str | None = None) -> int:
 
     with TemporaryDirectory() as scratch:
         folder = write_llama(Path(scratch) / "model", Shape(64, 1, 2, 1, 64, 512, 128))
-        llm = load(str(folder), reward=None, executor=executor, kv_dtype=kv_dtype, capacity=64)
+        llm = load(str(folder), reward=None, executor=executor, kv_dtype=kv_dtype, capacity=64, device=device)
         llm.generate("a", "sample", max_tokens=2)
-    return peak_bytes()
+    return peak_bytes(llm.model.device)
 
 
 def total(parts: list[dict[str, int]], interpreter: int) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from ramify.bench.memory import predict, total
+from ramify.bench.memory import predict, room, total
 from ramify.bench.watch import Turn, Watch
 from ramify.engine import Engine, Reward
 from ramify.models import Model
@@ -52,7 +52,7 @@ class IdleDecoder:
 @dataclass(slots=True, frozen=True, eq=False)
 class Rehearsal:
     """What one search would do. turns: its engine steps, with the real models. cached: by model, the positions whose
-    keys and values are held at the fullest moment. kv_dtype: what those are rounded to."""
+    keys and values there is memory for at the fullest moment. kv_dtype: what those are rounded to."""
 
     usage: Usage
     turns: list[Turn]
@@ -85,7 +85,7 @@ def rehearse(llm: LLM, search: Callable[..., Any], params: SamplingParams, text:
         if known is not None:
             return known
         twin = replace(model, decoder=cast("Decoder", IdleDecoder(model.decoder, word)),
-                       head=None if model.head is None else cast(Any, _rank))
+                       head=None if model.head is None else cast(Any, _rank), device="cpu")
         real[twin] = model
         return twin
 
@@ -108,8 +108,8 @@ def rehearse(llm: LLM, search: Callable[..., Any], params: SamplingParams, text:
     for turn in watch.turns:
         for forward in turn.forwards:
             forward.model = real[forward.model]
-    return Rehearsal(result.usage, watch.turns, {real[model]: held for model, held in watch.held.items()},
-                     loop.target.kv_dtype)
+    held = {real[model]: room(real[model], cached, loop.target.capacity) for model, cached in watch.held.items()}
+    return Rehearsal(result.usage, watch.turns, held, loop.target.kv_dtype)
 
 
 def _rank(hidden_K1: Tensor) -> Tensor:

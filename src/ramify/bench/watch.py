@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ramify.bench.machine import settle
 from ramify.theory.step_cost import Step
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Watch:
     """Inside `with Watch(engine) as watch:` every engine step becomes a `Turn` in `watch.turns`.
 
     `watch.held` has the most cached positions of each model, in whole blocks. Watching takes some tens of
-    microseconds a step; afterwards the engine is as it was.
+    microseconds a step, and on a GPU the host waits for every forward; afterwards the engine is as it was.
     """
 
     def __init__(self, engine: Engine, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -94,6 +95,7 @@ class Watch:
         def watched(work: Any, *args: Any) -> Any:
             began = self.clock()
             found = forward(work, *args)
+            settle(model.device)
             done = self.clock()
             size = runner.pool.block_size
             self._turn.forwards.append(Forward(model, read_step(work, size), done - began))
@@ -104,6 +106,7 @@ class Watch:
         def projected(hidden_KD: Tensor) -> Tensor:
             began = self.clock()
             found: Tensor = logits(hidden_KD)
+            settle(model.device)
             own = [forward for forward in self._turn.forwards if forward.model is model]
             if own:
                 own[-1].seconds += self.clock() - began

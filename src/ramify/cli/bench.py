@@ -12,7 +12,7 @@ import typer
 
 from ramify.cli.bench_engine import engine
 from ramify.cli.bench_speculative import speculative
-from ramify.cli.options import Dtype, Executor, KVDtype, method_named, parse_settings
+from ramify.cli.options import Device, Dtype, Executor, KVDtype, method_named, parse_settings
 from ramify.cli.output import notes, say_json, screen
 from ramify.errors import DataError, OptionError
 from ramify.trace import Row, RowWriter, read_rows
@@ -55,6 +55,7 @@ def search(
     dtype: Dtype = "float32",
     executor: Executor = "auto",
     kv_dtype: KVDtype = None,
+    device: Device = "cpu",
     out: Annotated[Path | None, typer.Option(help="Keep every answer there; a next run resumes.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write PLOT.png and PLOT.html.")] = None,
     dedupe: Annotated[bool, typer.Option("--dedupe", help="Compute once what candidates say alike, as generate does; "
@@ -74,7 +75,7 @@ def search(
     goal = _reference(cells, reference)
     cells += _pool(goal, pool)
     setup = {"bench": "search", "model": model, "reward": reward, "dtype": dtype, "executor": executor,
-             "kv_dtype": kv_dtype, "dedupe": dedupe, "seed": seed, "sampling": sampling,
+             "kv_dtype": kv_dtype, "device": device, "dedupe": dedupe, "seed": seed, "sampling": sampling,
              "problems": "embedded" if problems.isdecimal() else problems}
     questions = _questions(problems, seed)
     results = _run(_load(setup), setup, cells, questions, out)
@@ -150,8 +151,7 @@ def _load(setup: Row) -> LLM:
     import ramify
 
     llm = ramify.load(setup["model"], reward=None if setup["reward"] == "none" else setup["reward"],
-                      dtype=setup["dtype"], executor=setup["executor"], kv_dtype=setup["kv_dtype"],
-                      dedupe=setup["dedupe"])
+                      **{name: setup[name] for name in ("dtype", "executor", "kv_dtype", "device", "dedupe")})
     if llm.reward is not None:
         setup["reward"] = llm.reward.name
     # Every method pays for its own prompts; companion models follow the target in this.

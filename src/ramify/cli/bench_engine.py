@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ramify import errors
-from ramify.cli.options import Dtype, Executor, KVDtype
+from ramify.cli.options import Device, Dtype, Executor, KVDtype
 from ramify.cli.output import keep_picture, notes, say_json, screen
 from ramify.errors import OptionError, RamifyError
 
@@ -35,6 +35,7 @@ def engine(
     dtype: Dtype = "float32",
     executor: Executor = "auto",
     kv_dtype: KVDtype = None,
+    device: Device = "cpu",
     seed: Annotated[int, typer.Option(min=0, help="Of the prompts and every draw.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
@@ -52,9 +53,10 @@ def engine(
 
         need_matplotlib()  # before the work, not after it
     wanted = named(workloads, max_tokens)
-    options = {"model": named_folder(model), "dtype": dtype, "executor": executor, "kv_dtype": kv_dtype}
-    report: Row = {"bench": "engine", "model": model, "dtype": dtype, "kv_dtype": kv_dtype or dtype, "seed": seed,
-                   "repeats": repeats, "command": shlex.join(["ramify", *sys.argv[1:]]),
+    options = {"model": named_folder(model), "dtype": dtype, "executor": executor, "kv_dtype": kv_dtype,
+               "device": device}
+    report: Row = {"bench": "engine", "model": model, "dtype": dtype, "kv_dtype": kv_dtype or dtype, "device": device,
+                   "seed": seed, "repeats": repeats, "command": shlex.join(["ramify", *sys.argv[1:]]),
                    **_measure(options, wanted, repeats, seed, may_skip=workloads == ALL)}
     if as_json:
         say_json(report)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ramify.cli.options import Dtype, Executor, KVDtype
+from ramify.cli.options import Device, Dtype, Executor, KVDtype
 from ramify.cli.output import keep_picture, notes, say_json, screen
 from ramify.errors import OptionError
 
@@ -35,6 +35,7 @@ def speculative(
     dtype: Dtype = "float32",
     executor: Executor = "auto",
     kv_dtype: KVDtype = None,
+    device: Device = "cpu",
     plot: Annotated[Path | None, typer.Option(help="Write a PNG.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
@@ -51,7 +52,7 @@ def speculative(
         need_matplotlib()  # before the work, not after it
     cells = [PLAIN, *_cells(lengths, verifiers, tree)]
     workload = Workload(_prompts(prompts, seed), rows, {"temperature": temperature, "max_tokens": max_tokens}, seed)
-    how = {"dtype": dtype, "executor": executor, "kv_dtype": kv_dtype}
+    how = {"dtype": dtype, "executor": executor, "kv_dtype": kv_dtype, "device": device}
     llm = _load(model, draft, how, cells, workload)
     report: Row = {
         "bench": "speculative", "model": model, "draft": draft, **how, "prompts": len(workload.prompts), "rows": rows,

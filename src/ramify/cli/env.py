@@ -24,11 +24,11 @@ def facts() -> dict[str, dict[str, Any]]:
 
     import ramify
     from ramify.models import load_model
+    from ramify.models.devices import gpus
     from ramify.models.hub import EMBEDDED, embedded_models
     from ramify.models.kernels.jit import FOLDER
     from ramify.models.kernels.tiles import BYTES, LANES
 
-    cuda = torch.cuda.is_available()
     return {
         "versions": {"ramify": ramify.__version__, "python": platform.python_version(),
                      **{name: _version(name) for name in PACKAGES}},
@@ -36,7 +36,7 @@ def facts() -> dict[str, dict[str, Any]]:
                     "vector instructions": torch.backends.cpu.get_cpu_capability(),
                     "memory": f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB",
                     "torch threads": torch.get_num_threads(),
-                    "GPU": torch.cuda.get_device_name() if cuda else "none",
+                    "GPU": ", ".join(f"{gpu} ({title})" for gpu, title in gpus().items()) or "none",
                     "GPU toolkit of torch": torch.version.cuda or "none"},
         "kernels": {"executor for mini-math": load_model("mini-math", executor="auto").decoder.executor,
                     "numbers in a vector": LANES, "byte products": "yes" if BYTES else "no", "kept in": str(FOLDER)},

@@ -15,9 +15,9 @@ from ramify.errors import OptionError
 from ramify.types import SamplingParams, SpeculationParams
 
 # How models are held and run: the same wherever a command loads one.
-Dtype = Annotated[str, typer.Option(help="float32 or float64.")]
+Dtype = Annotated[str, typer.Option(help="float32 or float64; on a GPU also bfloat16 or float16.")]
 Executor = Annotated[str, typer.Option(help="auto, torch, compiled, int8, int8-weights or int4-weights.")]
-Device = Annotated[str, typer.Option(help="cpu, or cuda for an NVIDIA GPU.")]
+Device = Annotated[str, typer.Option(help="cpu, or cuda, cuda:0, cuda:1 ... for an NVIDIA GPU.")]
 KVDtype = Annotated[str | None, typer.Option("--kv-dtype", show_default=False,
                                              help="Of cached keys and values: bfloat16 or int8; default: the dtype.")]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ramify.cli.options import Dtype, Executor, KVDtype, method_named, method_options, parse_settings
+from ramify.cli.options import Device, Dtype, Executor, KVDtype, method_named, method_options, parse_settings
 from ramify.cli.output import notes, say_json, screen
 from ramify.errors import OptionError
 from ramify.types import ROLES
@@ -36,6 +36,7 @@ def plan(
     dtype: Dtype = "float32",
     executor: Executor = "auto",
     kv_dtype: KVDtype = None,
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """What each method will spend on a prompt: tokens and FLOPs by model, memory; with --cost the seconds.
@@ -50,15 +51,15 @@ def plan(
 
     names = [method_named(name.strip()).__name__ for name in methods.split(",")]
     options = {name: _options(name, n, settings or [], names) for name in dict.fromkeys(names)}
-    interpreter = interpreter_bytes(executor, kv_dtype)
+    interpreter = interpreter_bytes(executor, kv_dtype, device)
     llm = ramify.api.load(named_folder(model), reward=None if reward == "none" else reward, dtype=dtype,
-                          executor=executor, kv_dtype=kv_dtype)
+                          executor=executor, kv_dtype=kv_dtype, device=device)
     rows = {name: _rehearse(llm, name, {**own, "max_tokens": max_tokens}, prompt_tokens)
             for name, own in options.items()}
     costs = _costs(llm, rows) if cost else None
     report: Row = {
         "plan": "cost", "model": model, "executor": llm.model.decoder.executor, "kv_dtype": kv_dtype or dtype,
-        "reward": None if llm.reward is None else llm.reward.name, "n": n,
+        "device": device, "reward": None if llm.reward is None else llm.reward.name, "n": n,
         "prompt_tokens": prompt_tokens, "max_tokens": max_tokens, "command": shlex.join(["ramify", *sys.argv[1:]]),
         "cost_errors": None if costs is None else {"median": costs.median_error, "worst": costs.worst_error},
         "rows": [_row(name, options[name], found, costs, interpreter) for name, found in rows.items()]}

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from ramify.cli.options import Device
 from ramify.cli.output import say_json, screen
 from ramify.errors import DataError
 from ramify.trace import read_rows
@@ -28,13 +29,14 @@ def check(
     model: Annotated[str, typer.Argument(help="Folder, hub id or embedded model.")] = "mini-math-reward",
     texts: Annotated[Path | None, typer.Option(help="JSON lines: prompt, answer; default: eight samples.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Answers read in one forward.")] = 8,
+    device: Device = "cpu",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Score answers alone, in a batch, in two parts and with transformers; exit code 1 if they differ."""
     from ramify.models import load_model
     from ramify.rewards.check import SAMPLES, check_reward
 
-    loaded = load_model(model, head=True)
+    loaded = load_model(model, head=True, device=device)
     rows = check_reward(loaded, _read(texts) if texts else SAMPLES, batch)
     worst = max(row.spread for row in rows)
     verdict = "the same however it is asked" if worst <= TOLERANCE else "DIFFERENT depending on how it is asked"

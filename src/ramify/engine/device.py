@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 WIDEST = 512  # rows that are recorded at most
 AGAIN = 3  # a step's sizes are recorded when they come this many times
 KEPT = 64  # recordings, of some megabytes each
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # that the kernels know
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Run = Callable[[], Tensor]
 Record = Callable[[Run], tuple[Callable[[], object], Tensor]]
 
 
-def served(store: KVStore) -> bool:
-    """Whether a cache's steps are read here: on CUDA, where there is Triton, in the types that its kernels know."""
-    known = store.kv.dtype in (torch.float32, torch.float16, torch.bfloat16)
-    return store.kv.is_cuda and known and has_triton()
+def served(store: KVStore, dtype: torch.dtype) -> bool:
+    """Whether the steps of a model of some type are read here: on CUDA, where there is Triton that knows the types."""
+    return store.kv.is_cuda and dtype in FLOATS and store.kv.dtype in (*FLOATS, torch.int8) and has_triton()
 
 
 class DeviceAttention:
@@ -84,13 +84,17 @@ class DeviceReader:
     """
 
     def __init__(self, decoder: Decoder, store: KVStore, record: Record | None = None) -> None:
-        self.decoder, self.store, self.record = decoder, store, record or recorder()
+        self.decoder, self.store = decoder, store
+        self.record = record or recorder(store.kv.device)
         self.seen: Counter[Sizes] = Counter()
         self.recordings: dict[Sizes, Recording] = {}
 
     def __call__(self, rows: list[Row]) -> Tensor:
         """hidden_TD of the new ids, row after row."""
-        step = host_step(self.decoder.config, self.store.block_size, rows)
+        with torch.cuda.device_of(self.store.kv):  # where Triton launches, and graphs are
+            return self._read(host_step(self.decoder.config, self.store.block_size, rows, self.decoder.dtype), rows)
+
+    def _read(self, step: HostStep, rows: list[Row]) -> Tensor:
         tokens = step.sizes.tokens
         steady = len(rows) == tokens <= WIDEST and not any(row.tree for row in rows)
         sizes = step.sizes.rounded() if steady else step.sizes
@@ -113,30 +117,26 @@ class DeviceReader:
         return self.decoder(attend.step.ids_T, attend.step.positions_T, attend)
 
 
-def attention_of(config: ModelConfig, store: KVStore, rows: list[Row]) -> DeviceAttention:
-    """The attention of one step by itself."""
-    step = host_step(config, store.block_size, rows)
+def attention_of(config: ModelConfig, store: KVStore, rows: list[Row], dtype: torch.dtype) -> DeviceAttention:
+    """The attention of one step by itself, for queries of some type."""
+    step = host_step(config, store.block_size, rows, dtype)
     return _attention(config, store, sent(step.packed(step.sizes), store.kv.device), step.sizes)
 
 
 def _attention(config: ModelConfig, store: KVStore, buffer: Tensor, sizes: Sizes) -> DeviceAttention:
     from ramify.models.kernels.cuda.plan import unpacked
 
-    return DeviceAttention(config, store, unpacked(buffer, sizes, _windows(config)))
+    return DeviceAttention(config, store, unpacked(buffer, sizes, config.distinct_windows))
 
 
-def host_step(config: ModelConfig, block_size: int, rows: list[Row]) -> HostStep:
-    """What a step's rows are as integers."""
-    from ramify.models.kernels.cuda.plan import HostStep
+def host_step(config: ModelConfig, block_size: int, rows: list[Row], dtype: torch.dtype) -> HostStep:
+    """What a step's rows are as integers, for queries of some type."""
+    from ramify.models.kernels.cuda.plan import HostStep, lines_together
 
     ids, positions, slots = (list(chain.from_iterable(numbers)) for numbers in zip(
         *((row.ids, row.positions, row.slots) for row in rows), strict=True))
-    return HostStep(ids, positions, slots, rows_of(rows), _windows(config), config.num_heads, config.num_kv_heads,
-                    block_size)
-
-
-def _windows(config: ModelConfig) -> list[int]:
-    return sorted({window or 0 for window in config.windows})
+    return HostStep(ids, positions, slots, rows_of(rows), config.distinct_windows, config.num_heads,
+                    config.num_kv_heads, block_size, lines_together(config.head_dim, dtype.itemsize))
 
 
 def sent(packed: Array, device: torch.device) -> Tensor:
@@ -145,17 +145,17 @@ def sent(packed: Array, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
-def recorder() -> Record:
-    """Records forwards as CUDA graphs, which share the memory of what comes up inside them.
+def recorder(device: torch.device) -> Record:
+    """Records forwards on a device as CUDA graphs, which share the memory of what comes up inside them.
 
     A forward ran before with the same sizes, so whatever is compiled or chosen once is; its result is read before
     another one is replayed.
     """
-    pool = torch.cuda.graph_pool_handle()
+    pool, stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(device)
 
     def record(run: Run) -> tuple[Callable[[], object], Tensor]:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
             hidden_TD = run()
         return graph.replay, hidden_TD
 

@@ -51,8 +51,7 @@ class PagedAttention:
         """Everything that kernels need to know of the step."""
         from ramify.models.kernels.attention_plan import Pages
 
-        windows = {window or 0 for window in self.config.windows}
-        return Pages(self.slots_T, {window: self._plan(window) for window in windows}, self.kv)
+        return Pages(self.slots_T, {window: self._plan(window) for window in self.config.distinct_windows}, self.kv)
 
     def _plan(self, window: int) -> Plan:
         from ramify.models.kernels.attention_plan import plan

@@ -53,7 +53,7 @@ class Runner:
                              config.head_dim, kv_dtype or model.dtype, model.device)
         # How rows become hidden states.
         self.read: Callable[[list[Row]], Tensor] = (
-            DeviceReader(model.decoder, self.store) if served(self.store) else self._read)
+            DeviceReader(model.decoder, self.store) if served(self.store, model.dtype) else self._read)
         self.prefixes = PrefixCache(self.pool) if prefix_cache else None
         self.tokens_seen = 0
         self._flops = model.decoder.flops(1, 0), model.decoder.flops(0, 1)

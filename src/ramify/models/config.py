@@ -5,6 +5,7 @@ A `model_type` is a handful of differences from Llama; they are the functions be
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -54,6 +55,16 @@ class ModelConfig:
     embed_scale: float
     tie_embeddings: bool
     eos_token_ids: tuple[int, ...]
+
+    @property
+    def distinct_windows(self) -> tuple[int, ...]:
+        """The windows that there are, ascending; 0 stands for none. A step is planned once for each."""
+        return _distinct(self.windows)
+
+
+@functools.cache
+def _distinct(windows: tuple[int | None, ...]) -> tuple[int, ...]:
+    return tuple(sorted({window or 0 for window in windows}))
 
 
 def parse_config(raw: Raw) -> ModelConfig:

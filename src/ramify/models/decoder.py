@@ -184,17 +184,24 @@ class Decoder(nn.Module):
         """
         for path, module in list(self.named_modules()):
             own = {name: sources.pop(f"{path}.{name}") for name, _ in module.named_parameters(recurse=False)}
-            if packers is not None and isinstance(module, Linear):
-                weight = own.pop("weight")
+            if packers is None:
                 _take(module, own)
-                module.pack(packers.projections, weight)
-            elif packers is not None and packers.table is not None and module is self.embed:
-                self.embed.pack(packers.table, own["weight"])
             else:
-                _take(module, own)
-            if packers is not None and self.tied and module is self.embed:
-                self._project_by_table(packers)
+                self._pack(module, own, packers)
         return self
+
+    def _pack(self, module: nn.Module, own: dict[str, Rows], packers: Packers) -> None:
+        """Take one module's parameters, its weight in a packed form if there is one for it."""
+        if isinstance(module, Linear):
+            weight = own.pop("weight")
+            _take(module, own)
+            module.pack(packers.projections, weight)
+        elif module is self.embed and packers.table is not None:
+            self.embed.pack(packers.table, own["weight"])
+        else:
+            _take(module, own)
+        if module is self.embed and self.tied:
+            self._project_by_table(packers)
 
     def _project_by_table(self, packers: Packers) -> None:
         """A vocabulary projection that is the packed table, or beside a table that is not packed a copy of it."""

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from ramify.errors import ModelError
 from ramify.models.config import ModelConfig, parse_config
 from ramify.models.decoder import Decoder, Norm
+from ramify.models.devices import find_device
 from ramify.models.executors import assemble
 from ramify.models.files import read_json
 from ramify.models.heads import AcceptanceHead, ScalarHead
@@ -64,18 +65,16 @@ def load_model(name_or_path: str | Path, *, dtype: str = "float32", head: bool =
     Only safetensors and text files are read, never pickles or code. Weights of 16 or 32 bit are converted to
     `dtype` and packed as they are read: the most memory that loading takes is that of the model and one more weight.
     With `head`, the folder is a sequence classifier with one label: a reward model. `executor` says how the forward is
-    run, see `executors.assemble`.
+    run, see `executors.assemble`. device: "cpu", or a GPU: "cuda:0", "cuda:1" ..., "cuda" for the current one.
 
     Raises:
-        ModelError: a folder that is missing, incomplete, damaged, unsupported, or whose parts do not fit.
+        ModelError: a folder that is missing, incomplete, damaged, unsupported, or whose parts do not fit; a device that
+            is not there.
         OptionError: an executor that is unknown or not to be had.
     """
     if dtype not in DTYPES:
         raise ModelError(f"a dtype among {', '.join(DTYPES)}", repr(dtype), "choose one of them")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError("a device that this PyTorch has", repr(device), "use cpu, or another build") from error
+    device = find_device(device)
     folder = find_folder(str(name_or_path))
     raw = read_json(folder / "config.json")
     config = parse_config(raw)

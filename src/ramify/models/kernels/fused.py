@@ -24,7 +24,7 @@ def covered(config: ModelConfig) -> bool:
     """Whether `forward` knows everything that a model of this config does."""
     return (config.norm == "rms" and config.norm_place == "before" and config.gated and config.activation == "silu"
             and config.rope is not None and config.qk_norm != "all" and config.head_dim % 16 == 0
-            and len(set(config.windows)) <= 2)
+            and len(config.distinct_windows) <= 2)
 
 
 class Fused:
@@ -35,7 +35,7 @@ class Fused:
         assert config.rope is not None
         specs_L4S = np.zeros((config.num_layers, 4, SPEC), np.int64)
         norms_L4 = np.zeros((config.num_layers, 4), np.int64)
-        self.windows = sorted({window or 0 for window in config.windows})
+        self.windows = config.distinct_windows
         kinds_L2 = np.array([[rotary, self.windows.index(window or 0)]
                              for rotary, window in zip(config.rope_layers, config.windows, strict=True)], np.int64)
         layers: Any = decoder.layers

@@ -14,11 +14,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ramify.models.kernels.cuda.attention import INNER, WARPS
+from ramify.models.kernels.cuda.attention import INNER, WARPS, rounded
 from ramify.models.linear import Rows, quantise
 
 FEW = 64  # rows up to which reading the weights is what takes time
-HALVES = 12582912.0  # 1.5 * 2^23: float32 numbers around it are whole, so adding it rounds, to even as torch does
 
 
 class ByteWeights:
@@ -29,8 +28,8 @@ class ByteWeights:
         self.codes_OI, self.scales_O, self.bias, self.dtype = codes_OI, scales_O1[:, 0].contiguous(), bias, weight.dtype
 
     def __call__(self, x: Tensor) -> Tensor:
-        x_TI = x.reshape(-1, x.shape[-1])
-        return self._product(x_TI, self.scales_O, x.dtype).view(*x.shape[:-1], -1)
+        with torch.cuda.device_of(x):  # where Triton launches
+            return self._product(*self._inputs(x.reshape(-1, x.shape[-1])), x.dtype).view(*x.shape[:-1], -1)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Weights of some outputs."""
@@ -41,10 +40,14 @@ class ByteWeights:
         """Bytes of the packed weight."""
         return self.codes_OI.nbytes + self.scales_O.nbytes
 
-    def _product(self, x_TI: Tensor, scales_T: Tensor, dtype: torch.dtype) -> Tensor:
+    def _inputs(self, x_TI: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What is multiplied, and what it is worth where that is rounded."""
+        return x_TI, None
+
+    def _product(self, x_TI: Tensor, scales_T: Tensor | None, dtype: torch.dtype) -> Tensor:
         (tokens, inputs), outputs = x_TI.shape, len(self.codes_OI)
         y_TO = torch.empty(tokens, outputs, dtype=dtype, device=x_TI.device)
-        bytes_too = x_TI.dtype == torch.int8
+        bytes_too = scales_T is not None
         # Few outputs per program while there are few rows: many programs have to ask for memory at once.
         tall, wide = (max(16, triton.next_power_of_2(tokens)), 16) if tokens <= FEW else (64, 64)
         _product[triton.cdiv(outputs, wide), triton.cdiv(tokens, tall)](
@@ -59,25 +62,22 @@ class ByteWeights:
 class Bytes(ByteWeights):
     """Products of inputs rounded to bytes with int8 weights."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        x_TI = x.reshape(-1, x.shape[-1])
-        codes_TI = torch.empty(x_TI.shape, dtype=torch.int8, device=x.device)
-        scales_T = torch.empty(len(x_TI), dtype=torch.float32, device=x.device)
+    def _inputs(self, x_TI: Tensor) -> tuple[Tensor, Tensor | None]:
+        codes_TI = torch.empty(x_TI.shape, dtype=torch.int8, device=x_TI.device)
+        scales_T = torch.empty(len(x_TI), dtype=torch.float32, device=x_TI.device)
         _round[len(x_TI),](x_TI, codes_TI, scales_T, x_TI.stride(0), WIDTH=x_TI.shape[1],
-                           DEEP=triton.next_power_of_2(x_TI.shape[1]), HALF=HALVES)  # fmt: skip
-        return self._product(codes_TI, scales_T, x.dtype).view(*x.shape[:-1], -1)
+                           DEEP=triton.next_power_of_2(x_TI.shape[1]), num_warps=8, enable_fp_fusion=False)  # fmt: skip
+        return codes_TI, scales_T
 
 
 @triton.jit
-def _round(x, codes, scales, pitch, WIDTH: tl.constexpr, DEEP: tl.constexpr, HALF: tl.constexpr) -> Any:
+def _round(x, codes, scales, pitch, WIDTH: tl.constexpr, DEEP: tl.constexpr) -> Any:
     """One row as bytes: its largest number becomes 127 or -127."""
-    row, number = tl.program_id(0), tl.arange(0, DEEP)
+    row, number = tl.program_id(0).to(tl.int64), tl.arange(0, DEEP)
     there = number < WIDTH
-    numbers = tl.load(x + row * pitch + number, mask=there, other=0.0).to(tl.float32)
-    largest = tl.max(tl.abs(numbers), 0)
-    scaled = numbers * tl.where(largest > 0, 127 / tl.where(largest > 0, largest, 1.0), 0.0)
-    tl.store(codes + row * WIDTH + number, ((scaled + HALF) - HALF).to(tl.int8), mask=there)
-    tl.store(scales + row, largest / 127)
+    numbers, scale = rounded(tl.load(x + row * pitch + number, mask=there, other=0.0).to(tl.float32))
+    tl.store(codes + row * WIDTH + number, numbers.to(tl.int8), mask=there)
+    tl.store(scales + row, scale)
 
 
 @triton.jit
@@ -86,7 +86,7 @@ def _product(x, weight, x_scales, scales, bias, y, tokens, outputs, pitch, INPUT
              INNER: tl.constexpr, SUMS: tl.constexpr) -> Any:  # fmt: skip
     """Some rows and some outputs."""
     output = tl.program_id(0) * WIDE + tl.arange(0, WIDE)
-    token, number = tl.program_id(1) * TALL + tl.arange(0, TALL), tl.arange(0, DEEP)
+    token, number = tl.program_id(1).to(tl.int64) * TALL + tl.arange(0, TALL), tl.arange(0, DEEP)
     line, column = x + token[:, None] * pitch, weight + output[None, :].to(tl.int64) * INPUTS
     sums = tl.zeros((TALL, WIDE), SUMS)
     for begin in range(0, INPUTS, DEEP):

@@ -17,7 +17,7 @@ from ramify.models.kernels.attention_plan import END, FIRST, Rows, plan
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-LINES = 64  # query heads that go through an item together, about
+LINES = 64  # query heads that go through an item together, about, if they are of 16 bits
 REACH = 512  # keys of an item: few enough that one stream keeps a GPU busy
 BUSY = 128  # tokens of a step, from which on items that reach further do so too
 ALIGNED = 4  # arrays begin at 16 bytes: what Triton compiles depends on that
@@ -43,6 +43,11 @@ class Sizes(NamedTuple):
         """Sizes that hold this step and many others: every number becomes the next power of two."""
         plans = tuple(PlanSizes(*(_power(size) for size in plan)) for plan in self.plans)
         return Sizes(_power(self.tokens), _power(self.blocks, 256), plans)
+
+
+def lines_together(head_dim: int, itemsize: int) -> int:
+    """Query heads that go through an item together, about: what they add up to stays in registers."""
+    return LINES * 2 // max(2, itemsize) // (2 if head_dim > 128 else 1)
 
 
 def _power(size: int, least: int = 1) -> int:
@@ -87,15 +92,16 @@ class DevicePages(NamedTuple):
 class HostStep:
     """The same on the host, as it comes.
 
-    heads, kv_heads: query heads and key heads of the model. windows: of its layers, 0 for none.
+    heads, kv_heads: query heads and key heads of the model. windows: of its layers, 0 for none. lines: query heads
+    that go through an item together.
     """
 
     def __init__(self, ids: Sequence[int], positions: Sequence[int], slots: Sequence[int], rows: Rows,
-                 windows: Sequence[int], heads: int, kv_heads: int, block_size: int) -> None:
+                 windows: Sequence[int], heads: int, kv_heads: int, block_size: int, lines: int = LINES) -> None:
         self.firsts = [np.fromiter(numbers, np.int32) for numbers in (ids, positions, slots)]
         self.tables_N, self.windows, reach = rows.tables_N, windows, REACH * max(1, len(ids) // BUSY)
         # Sums are kept on the device, so the plan is told of heads with a single number.
-        made = (plan(rows, window, heads, kv_heads, 1, block_size, 1, LINES, reach) for window in windows)
+        made = (plan(rows, window, heads, kv_heads, 1, block_size, 1, lines, reach) for window in windows)
         self.plans = [_arrays(each) for each in made]
         sizes = (PlanSizes(len(items), len(uses), len(seen), max(16, _power(_most(items) * (heads // kv_heads))))
                  for items, _, _, seen, uses, _ in self.plans)

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ramify.models.kernels.cuda.attention import lead, put
 from ramify.models.kernels.cuda.plan import DevicePages
 
 
@@ -38,7 +39,7 @@ def turn(qkv_TX: Tensor, turns: tuple[Tensor, Tensor] | None, norms: tuple[Tenso
         qkv_TX, q_THd, kv, pages.step.slots_T, cosines, sines, q_weight, k_weight, eps, kv.stride(0), kv.stride(1),
         kv.stride(2), heads, kv_heads, NORM=norms is not None, TURNED=0 if cosines is None else cosines.shape[-1],
         BLOCK=pages.block_size, TOGETHER=pages.together, WIDTH=width, DEEP=triton.next_power_of_2(width),
-        num_warps=1)  # fmt: skip
+        LEAD=lead(kv), num_warps=1, enable_fp_fusion=False)  # fmt: skip
     return q_THd
 
 
@@ -53,7 +54,7 @@ def gated(both_TX: Tensor) -> Tensor:
 @triton.jit
 def _norm(x, more, weight, out, eps, ADD: tl.constexpr, WIDTH: tl.constexpr, DEEP: tl.constexpr) -> Any:
     number = tl.arange(0, DEEP)
-    there, row = number < WIDTH, tl.program_id(0) * WIDTH + number
+    there, row = number < WIDTH, tl.program_id(0).to(tl.int64) * WIDTH + number
     numbers = tl.load(x + row, mask=there, other=0.0)
     if ADD:
         numbers = (numbers.to(tl.float32) + tl.load(more + row, mask=there, other=0.0).to(tl.float32)).to(
@@ -68,9 +69,9 @@ def _norm(x, more, weight, out, eps, ADD: tl.constexpr, WIDTH: tl.constexpr, DEE
 @triton.jit
 def _turn(qkv, q, kv, slots, cosines, sines, q_weight, k_weight, eps, block_pitch, side_pitch, head_pitch, heads,
           kv_heads, NORM: tl.constexpr, TURNED: tl.constexpr, BLOCK: tl.constexpr, TOGETHER: tl.constexpr,
-          WIDTH: tl.constexpr, DEEP: tl.constexpr) -> Any:  # fmt: skip
+          WIDTH: tl.constexpr, DEEP: tl.constexpr, LEAD: tl.constexpr) -> Any:  # fmt: skip
     """One token and one head of queries, keys or values, in this order."""
-    token, head, number = tl.program_id(0), tl.program_id(1), tl.arange(0, DEEP)
+    token, head, number = tl.program_id(0).to(tl.int64), tl.program_id(1), tl.arange(0, DEEP)
     there, row = number < WIDTH, qkv + (token * (heads + 2 * kv_heads) + head) * WIDTH
     numbers = tl.load(row + number, mask=there, other=0.0).to(tl.float32)
     if head < heads + kv_heads:
@@ -93,19 +94,14 @@ def _turn(qkv, q, kv, slots, cosines, sines, q_weight, k_weight, eps, block_pitc
     if head < heads:
         tl.store(q + (token * heads + head) * WIDTH + number, numbers.to(q.dtype.element_ty), mask=there)
     else:
-        slot, side = tl.load(slots + token), (head - heads) // kv_heads
-        offset = slot % BLOCK
-        line = offset * WIDTH + number
-        if side == 0:
-            line = (offset // TOGETHER) * TOGETHER * WIDTH + offset % TOGETHER + TOGETHER * number
-        base = kv + (slot // BLOCK).to(tl.int64) * block_pitch + side * side_pitch
-        base += (head - heads - side * kv_heads) * head_pitch
-        tl.store(base + line, numbers.to(kv.dtype.element_ty), mask=there & (slot >= 0))
+        side = (head - heads) // kv_heads
+        put(kv, numbers, number, tl.load(slots + token), head - heads - side * kv_heads, side, block_pitch, side_pitch,
+            head_pitch, BLOCK, TOGETHER, WIDTH, LEAD)
 
 
 @triton.jit
 def _gate(both, out, WIDTH: tl.constexpr, DEEP: tl.constexpr) -> Any:
-    row, number = tl.program_id(0), tl.program_id(1) * DEEP + tl.arange(0, DEEP)
+    row, number = tl.program_id(0).to(tl.int64), tl.program_id(1) * DEEP + tl.arange(0, DEEP)
     there = number < WIDTH
     gate = tl.load(both + row * 2 * WIDTH + number, mask=there, other=0.0).to(tl.float32)
     up = tl.load(both + row * 2 * WIDTH + WIDTH + number, mask=there, other=0.0).to(tl.float32)
