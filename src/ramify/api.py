@@ -58,8 +58,9 @@ def load(model: str = "mini-math", *, draft: str | None = None, reward: RewardLi
     check(capacity is None or capacity > 0, "a capacity of at least 1 token", capacity, "raise it")
     check(block_size > 0, "a block_size of at least 1 token", block_size, "raise it")
     check(step_tokens > 0, "step_tokens of at least 1", step_tokens, "raise it")
-    halves = device != "cpu" and kv_dtype == "int8" and dtype in ("bfloat16", "float16")
-    check(kv_dtype is None or halves or (kv_dtype in ROUNDED and dtype == "float32"),
+    halves = dtype in ("bfloat16", "float16")
+    check(not halves or device != "cpu", "float32 or float64 on a CPU", dtype, "use one of them, or device=cuda")
+    check(kv_dtype is None or (halves and kv_dtype == "int8") or (kv_dtype in ROUNDED and dtype == "float32"),
           f"kv_dtype among {', '.join(ROUNDED)} with dtype=float32", f"{kv_dtype} with {dtype}",
           "leave kv_dtype out to keep keys and values as they are")
     target = load_model(model, dtype=dtype, device=device, executor=executor)

@@ -204,10 +204,10 @@ def test_rewards_are_functions_objects_or_names(monkeypatch):
     assert llm.generate("ab", reward=Judge(), **SMALL).reward == 7.0
     assert load_reward(count_a).name == "count_a" and isinstance(load_reward(count_a), FunctionReward)
     loads = []
-    monkeypatch.setattr(ramify.api, "load_reward", lambda reward: loads.append(reward) or Judge())
+    monkeypatch.setattr(ramify.api, "load_reward", lambda reward, device="": loads.append((reward, device)) or Judge())
     for _ in range(2):
         assert llm.generate("ab", reward="somewhere/else", **SMALL).reward == 7.0
-    assert loads.count("somewhere/else") == 1, "a reward is loaded once, not once per call"
+    assert loads.count(("somewhere/else", "cpu")) == 1, "a reward is loaded once, not once per call"
 
 
 def test_one_stop_string_may_stand_alone():
@@ -242,6 +242,12 @@ def test_an_order_that_follows_the_finish_is_caught(monkeypatch):
 def test_temperature_0_leaves_one_answer():
     greedy = llm.generate("ab", "sample", n=4, max_tokens=5, temperature=0)
     assert len({row.text for row in greedy.candidates}) == 1
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_halves_are_for_a_gpu(dtype):
+    with pytest.raises(OptionError, match=r"float64 on a CPU.*device=cuda"):
+        ramify.load("mini-math", dtype=dtype)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -164,6 +164,10 @@ def test_executors_that_a_gpu_does_not_have():
     table = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float32)
     with pytest.raises(OptionError, match="int4"):
         executors._chosen(parse_config(LLAMA), table, False, "int4-weights")
+    double = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float64)
+    assert executors._chosen(parse_config(LLAMA), double, False, "auto") == "torch"
+    with pytest.raises(OptionError, match="float64"):
+        executors._chosen(parse_config(LLAMA), double, False, "int8")
     layer_norms = parse_config({"model_type": "gpt2", "vocab_size": 40, "n_embd": 32, "n_layer": 1, "n_head": 2,
                                 "n_positions": 16})
     assert executors._chosen(layer_norms, table, False, "auto") == "torch"

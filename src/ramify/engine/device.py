@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ramify.engine.batch import Row
 from ramify.engine.paged import rows_of
-from ramify.models.executors import has_triton
+from ramify.models.executors import FLOATS, has_triton
 
 if TYPE_CHECKING:
     from ramify.cache import KVStore
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 WIDEST = 512  # rows that are recorded at most
 AGAIN = 3  # a step's sizes are recorded when they come this many times
 KEPT = 64  # recordings, of some megabytes each
-FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # that the kernels know
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Run = Callable[[], Tensor]

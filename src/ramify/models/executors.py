@@ -19,6 +19,7 @@ from ramify.models.linear import ByteProduct, MklProduct, Packer, Packers, Rows,
 from ramify.models.memory import free_bytes
 
 EXECUTORS = ("auto", "torch", "compiled", "int8", "int8-weights", "int4-weights")
+FLOATS = (torch.float32, torch.float16, torch.bfloat16)  # that Triton's kernels know
 SMALLER = {"int8": 1, "int8-weights": 1, "int4-weights": 0.5}  # bytes of a weight, at least
 ROWS, OUTPUTS, INPUTS, REPEATS = 16, 2048, 1024, 8  # of the measurement: a small batch, where products differ most
 _SIMULATION = Packers(ByteProduct, ByteProduct)
@@ -48,7 +49,7 @@ def assemble(decoder: Decoder, sources: MutableMapping[str, Rows], executor: str
         with one_thread():
             decoder.fill(sources, packers)
         if not plain:
-            if decoder.executor != "torch" and launchable(decoder.config, table.device):
+            if decoder.executor != "torch" and launchable(decoder.config, table):
                 from ramify.models.kernels.cuda.forward import DeviceForward
 
                 decoder.fused = DeviceForward(decoder)
@@ -84,11 +85,12 @@ def _chosen(config: ModelConfig, table: Rows, plain: bool, executor: str) -> str
     """The executor; `plain`: float32 on a CPU."""
     if executor not in EXECUTORS:
         raise OptionError(f"an executor among {', '.join(EXECUTORS)}", repr(executor), "choose one of them")
-    on_gpu = table.device.type == "cuda" and has_triton()
+    on_gpu = known_to_triton(table)
     if executor.startswith("int") and not (plain or (on_gpu and executor != "int4-weights")):
         got = f"{table.dtype} on {table.device.type}"
-        raise OptionError(f"float32 weights on a CPU for executor={executor}", got, "use executor=torch")
-    compiles = compilable(config) if plain else launchable(config, table.device)
+        other = "" if executor == "int4-weights" else ", or of 16 or 32 bits on a GPU with Triton,"
+        raise OptionError(f"float32 weights on a CPU{other} for executor={executor}", got, "use executor=torch")
+    compiles = compilable(config) if plain else launchable(config, table)
     if executor == "compiled" and not compiles:
         got = f"{config.model_type}, {table.dtype} on {table.device.type}"
         raise OptionError("a model and a processor that there are kernels for", got, "use executor=torch")
@@ -110,9 +112,14 @@ def has_triton() -> bool:
     return find_spec("triton") is not None
 
 
-def launchable(config: ModelConfig, device: torch.device) -> bool:
-    """Whether there are kernels for a model of this config on this GPU."""
-    if device.type != "cuda" or not has_triton():
+def known_to_triton(table: Rows) -> bool:
+    """Whether kernels in Triton know the type of these weights, and where they are."""
+    return table.device.type == "cuda" and table.dtype in FLOATS and has_triton()
+
+
+def launchable(config: ModelConfig, table: Rows) -> bool:
+    """Whether there are kernels for a model of this config and such weights on this GPU."""
+    if not known_to_triton(table):
         return False
     from ramify.models.kernels.cuda.forward import covered
 
