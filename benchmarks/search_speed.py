@@ -48,9 +48,9 @@ class Side(Protocol):
 class Ours:
     """The engine. read and judged: positions that target and reward model computed."""
 
-    def __init__(self, model: str, reward: str, max_tokens: int, executor: str) -> None:
+    def __init__(self, model: str, reward: str, max_tokens: int, executor: str, dedupe: bool = True) -> None:
         self.max_tokens = max_tokens
-        self.llm = LLM(Engine(load_model(model, executor=executor), prefix_cache=False),
+        self.llm = LLM(Engine(load_model(model, executor=executor), prefix_cache=False, dedupe=dedupe),
                        load_reward(reward, executor=executor))
 
     def search(self, method: str, question: Question, n: int, seed: int) -> Row:
@@ -155,7 +155,9 @@ def table(report: Row) -> str:
     short = [METHODS[row["method"]] for row in report["rows"] if row["ratio"]["value"] < WANTED]
     verdict = f"below the {WANTED:g} times that are wanted: {', '.join(short)}" if short else (
         f"all reach the {WANTED:g} times that are wanted")
-    return "\n".join([*lines, "", f"Of tokens per second {verdict}. Ratios are medians over problems; pairs are Ramify "
+    ours = ("Our side computes every candidate by itself (`--apart`)" if report["apart"] else
+            "Our side computes once what several candidates have said alike, which changes no answer")
+    return "\n".join([*lines, "", f"{ours}. Of tokens per second {verdict}. Ratios are medians over problems; pairs are Ramify "
                       "/ transformers, medians of speeds and times, means of counts. Read: positions that a model "
                       "computed, for transformers with padding; it reads the prompt for every candidate, and a whole "
                       f"text for every reward. The limit is {report['multiply'] / 1e9:.0f} GFLOP/s, float32 matrices.",
@@ -171,6 +173,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=64)
     parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument("--executor", default="auto", help="of our side; transformers stays in float32")
+    parser.add_argument("--apart", action="store_true", help="our side computes every candidate by itself")
     parser.add_argument("--seed", type=int, default=0, help="of the problems")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rows", type=Path, help="a file that keeps what was measured, to go on another time")
@@ -181,7 +184,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     hardware, models = machine(), (args.model, args.reward, args.max_tokens)
-    ours, multiply = Ours(*models, args.executor), measure_limits().multiply
+    ours, multiply = Ours(*models, args.executor, not args.apart), measure_limits().multiply
     sides: dict[str, Side] = {"ramify": ours, "transformers": Transformers(*models)}
     questions = embedded(args.problems + 1, args.seed)
     one_problem(sides, questions.pop(), args.n, 0)  # warm up
@@ -189,7 +192,8 @@ def main() -> None:
         f"problem {at}": partial(one_problem, sides, question, args.n, at) for at, question in enumerate(questions)}
     found = gather(args.rows, tasks, args.seconds, "searching")
     report = {"command": command(), "machine": hardware, **{
-        name: getattr(args, name) for name in ("model", "reward", "n", "max_tokens", "problems", "seed", "executor")},
+        name: getattr(args, name) for name in ("model", "reward", "n", "max_tokens", "problems", "seed", "executor",
+                                               "apart")},
         "rows": [summary(method, list(found.values())) for method in METHODS], "multiply": multiply,
         "where": where(ours, questions[:4], args.n, multiply)}
     keep(args.name, report, table(report), args.out, args.json)
