@@ -4,7 +4,8 @@
     attend(q_TX, kv, layer, plan, scale, softcap, out_TX)
 
 are for one layer; `attention_plan.plan` is made once per step. `attend` is `work` for every part of the plan, in any
-order or at once, and then `merge` for every query. These and `write` may be called from compiled code.
+order or at once, and then, if the plan is `torn`, `merge` for every query. These and `write` may be called from
+compiled code.
 
 kv, the store: float32, or bfloat16 held as uint16, [blocks, layers, 2, G, block_size * d]. A block's values are
 [block_size, d] per head, its keys [block_size / 16, d, 16], so that a vector register holds one number of 16 keys. Or
@@ -87,7 +88,7 @@ def attend(q_TX, kv, layer, plan, scale, softcap, out_TX):
 
 
 def _link(board, q_TX, kv, layer, plan, scale, softcap, out_TX):
-    link(work, (layer, q_TX, kv, layer, plan, scale, softcap))
+    link(work, (layer, q_TX, kv, layer, plan, scale, softcap, out_TX))
     link(merge, (plan, scale, softcap, layer, layer, out_TX))
     link(_member, (board, q_TX, kv, layer, plan, scale, softcap, out_TX))
 
@@ -103,31 +104,31 @@ def _member(board, q_TX, kv, layer, plan, scale, softcap, out_TX):
     parts, queries = len(plan.cuts) - 1, len(plan.tokens_T)
     part = claim(board, 0)
     while part < parts:
-        native(work, (part, q_TX, kv, layer, plan, scale, softcap))
+        native(work, (part, q_TX, kv, layer, plan, scale, softcap, out_TX))
         finish(board, 0)
         part = claim(board, 0)
     wait(board, 0, parts)
     part = claim(board, 1)
-    while part < parts:
+    while torn(plan) and part < parts:
         native(merge, (plan, scale, softcap, queries * part // parts, queries * (part + 1) // parts, out_TX))
         part = claim(board, 1)
 
 
 @compiled
-def work(part, q_TX, kv, layer, plan, scale, softcap):
-    """One part of the plan: what its items add to the sums of their queries."""
+def work(part, q_TX, kv, layer, plan, scale, softcap, out_TX):
+    """One part of the plan: what its items add to the sums of their queries, and the results of whole key heads."""
     items_I5, tokens_T, tables_N, sight_T4, seen_S = (plan.items_I5, plan.tokens_T, plan.tables_N, plan.sight_T4,
                                                       plan.seen_S)
     sums_PXd, tops_PX2, size = plan.sums_PXd, plan.tops_PX2, plan.block_size
-    items, known, head_dim = len(items_I5), -1, sums_PXd.shape[2]
+    items, head_dim = len(items_I5), sums_PXd.shape[2]
     group = sums_PXd.shape[1] // len(tokens_T)
     rows, keeps = np.empty((ROWS, PITCH // 4), np.float32), np.empty(ROWS, np.float32)
     lines, spots = np.empty(max(HEADS_PER_ITEM, group), np.int64), np.empty(rows.shape[1] // GROUP + VECTORS, np.int64)
-    for each in range(plan.cuts[part], plan.cuts[part + 1]):
+    begin, end = plan.cuts[part], plan.cuts[part + 1]
+    for each in range(begin, end):
         head, item = each // items, each % items
         place = part + head  # parts and heads both only grow, so their sum is a place of its own
-        if head != known:
-            known = head
+        if item == 0 or each == begin:
             sums_PXd[place] = 0
             tops_PX2[place, :, 0] = NEVER
             tops_PX2[place, :, 1] = 0
@@ -140,13 +141,34 @@ def work(part, q_TX, kv, layer, plan, scale, softcap):
         start, pitch = address(kv) + kv.strides[1] * layer, kv.strides[3] // size
         at = _point(spots, 0, items_I5[item, KEYS], items_I5[item, BLOCK], start + kv.strides[3] * head, kv.strides[0],
                     tables_N, size, pitch)
-        # What comes next is asked for in advance; it also stands in where the last tile of keys is not full.
+        while at % VECTORS:  # where the last tile of keys is not full, something has to stand in
+            spots[at] = spots[at - 1]
+            at += 1
+        # What comes next is asked for in advance.
         later = (each + 1) % items
         _point(spots, at, min(GROUP * VECTORS, items_I5[later, KEYS]), items_I5[later, BLOCK],
                start + kv.strides[3] * ((each + 1) // items % kv.shape[3]), kv.strides[0], tables_N, size, pitch)
         _item(kv, items_I5[item, FIRST] * group, items_I5[item, END] * group, items_I5[item, PLACE],
               items_I5[item, KEYS], group, head_dim, address(lines), address(spots), sight_T4, seen_S,
               address(sums_PXd) + sums_PXd.strides[0] * place, tops_PX2, place, scale, softcap, rows, keeps)
+        if item == items - 1 and begin <= head * items:
+            for line in range(len(tokens_T) * group):
+                column = head * group + line % group
+                out = _line(out_TX, tokens_T[line // group], column, head_dim)
+                _add(out, np.float32(1) / tops_PX2[place, line, 1], sums_PXd[place, line], False)
+
+
+@compiled
+def _line(out_TX, token, head, head_dim):
+    """Where the result of a query head goes."""
+    return floats(address(out_TX) + out_TX.strides[0] * token + 4 * head_dim * head, head_dim)
+
+
+@compiled
+def _add(out, weight, numbers, more):
+    """out = weight * numbers, or out += that if `more`."""
+    for at in range(len(out)):
+        out[at] = weight * numbers[at] + (out[at] if more else np.float32(0))
 
 
 @compiled
@@ -209,8 +231,15 @@ def _hide(rows, row, count, place, sight_T4, query, seen_S):
 
 
 @compiled
+def torn(plan):
+    """Whether several parts work on one key head, so that there is something to merge."""
+    return np.any(plan.cuts[1:-1] % len(plan.items_I5))
+
+
+@compiled
 def merge(plan, scale, softcap, first, end, out_TX):
-    """Results of queries first..end-1: what all parts found, each relative to its own highest score."""
+    """Results of queries first..end-1, in key heads of several parts: what all of them found, each relative to its own
+    highest score."""
     items, head_dim = len(plan.items_I5), plan.sums_PXd.shape[2]
     group = plan.sums_PXd.shape[1] // len(plan.tokens_T)
     factor = LOG2E if softcap > 0 else scale * LOG2E
@@ -221,23 +250,21 @@ def merge(plan, scale, softcap, first, end, out_TX):
         stop = begin + 1
         while stop < len(plan.cuts) - 1 and plan.cuts[stop] < (head + 1) * items:
             stop += 1
+        if stop == begin + 1:
+            continue
         for line in range(first * group, end * group):
-            column = (head * group + line % group) * head_dim
-            out = out_TX[plan.tokens_T[line // group], column : column + head_dim]
-            top = NEVER
+            top, total, more = NEVER, np.float32(0), False
             for part in range(begin, stop):
                 if plan.cuts[part] < plan.cuts[part + 1]:
                     top = max(top, plan.tops_PX2[part + head, line, 0])
-            total = np.float32(0)
             for part in range(begin, stop):
                 weights[part] = 0
                 if plan.cuts[part] < plan.cuts[part + 1]:
                     found = plan.tops_PX2[part + head, line]
                     weights[part] = power((found[0] - top) * factor)
                     total += weights[part] * found[1]
-            out[:] = 0
+            out = _line(out_TX, plan.tokens_T[line // group], head * group + line % group, head_dim)
             for part in range(begin, stop):
-                if plan.cuts[part] < plan.cuts[part + 1]:
-                    weight, sums = weights[part] / total, plan.sums_PXd[part + head, line]
-                    for at in range(head_dim):
-                        out[at] += weight * sums[at]
+                if weights[part] > 0:
+                    _add(out, weights[part] / total, plan.sums_PXd[part + head, line], more)
+                    more = True

@@ -5,7 +5,7 @@ Addresses are plain integers and point to float32 unless said otherwise; sizes a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -13,7 +13,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ramify.models.kernels.jit import compiled, has
+from ramify.models.kernels.jit import compiled, each_count, fetch, has
+from ramify.models.kernels.tiles import LINE
 
 GROUP = 16  # numbers of a vector, and keys that are scored side by side; on narrow machines it takes several registers
 # Query heads of a tile and vectors of each: with their sums all registers but a few are in use.
@@ -25,7 +26,6 @@ _FLOATS, _INTS = ir.VectorType(_FLOAT, GROUP), ir.VectorType(_INT, GROUP)
 # 2^x on [-1/2, 1/2] to within 8e-8 of itself, highest power first, fitted so that the largest error is least.
 EXP2 = (0.0013276472, 0.0096755413, 0.055507133, 0.2402212, 0.69314697, 1.0000001)
 KEYS = 128  # of a row of scores at most
-LINE = 64  # bytes that come from memory together
 PITCH = 4 * (KEYS + GROUP * VECTORS)  # bytes from one row of scores to the next: the last tile may not be full
 # Smaller exponents of two give 2^-100, which is nothing beside a weight of one, and times a scale still a number that
 # processors are fast with.
@@ -114,27 +114,6 @@ def _loop(builder: Any, count: Any, step: int, start: list[Any], body: Callable[
     return done
 
 
-def _every_count(builder: Any, rows: Any) -> Iterator[int]:
-    """Every number of rows that a tile may have; what is built for it in the loop's body runs when `rows` is it."""
-    after = builder.append_basic_block("end")
-    switch = builder.switch(rows, after)
-    for count in range(1, ROWS + 1):
-        block = builder.append_basic_block(f"rows{count}")
-        switch.add_case(_long(count), block)
-        builder.position_at_end(block)
-        yield count
-        builder.branch(after)
-    builder.position_at_end(after)
-
-
-def _fetch(builder: Any, address: Any) -> None:
-    """Ask for a line of memory that will be read soon."""
-    raw, number = ir.IntType(8).as_pointer(), _INT
-    kind = ir.FunctionType(ir.VoidType(), [raw, number, number, number])
-    call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(call, [builder.inttoptr(address, raw), number(0), number(3), number(1)])
-
-
 def _grow(builder: Any, sums: list[Any], ones: list[Any], many: list[Any]) -> list[Any]:
     """sums, row by row, + the outer product of scalars and vectors."""
     spread = [_spread(builder, one) for one in ones]
@@ -164,11 +143,11 @@ def _scores(typing: Any, kv: Any, rows: Any, lines: Any, spots: Any, shift: Any,
         keys = [_load(builder, _LONG, spots, 8 * vector) for vector in range(VECTORS)]
         soon = [builder.add(key, shift) for key in keys]
         soon += [_load(builder, _LONG, spots, 8 * vector) for vector in range(VECTORS, 2 * VECTORS)]
-        for count in _every_count(builder, rows):
+        for count in each_count(builder, rows, ROWS):
             heads = [_load(builder, _LONG, lines, 8 * row) for row in range(count)]
             if _lead(kind) and count <= FEW:
                 for place in soon:
-                    _fetch(builder, place)
+                    fetch(builder, place, 1)
 
             def body(index: Any, sums: list[Any], heads: list[Any] = heads, count: int = count) -> list[Any]:
                 at, step = builder.mul(index, _long(size * GROUP)), builder.mul(index, _long(4))
@@ -179,7 +158,7 @@ def _scores(typing: Any, kv: Any, rows: Any, lines: Any, spots: Any, shift: Any,
                     sums = _grow(builder, sums, ones, many)
                     if count <= FEW and size * GROUP * turn % LINE == 0:
                         for place in soon:
-                            _fetch(builder, builder.add(builder.add(place, at), _long(size * GROUP * turn)))
+                            fetch(builder, builder.add(builder.add(place, at), _long(size * GROUP * turn)), 1)
                 return sums
 
             for at, total in enumerate(_loop(builder, depth, turns, [_floats(0)] * (count * VECTORS), body)):
@@ -199,7 +178,7 @@ def _weigh(typing: Any, kv: Any, vectors: Any, rows: Any, weights: Any, keeps: A
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         _, _, rows, weights, keeps, spots, keys, shift, value_pitch, out, out_pitch = args
         shift = builder.add(shift, _long(_lead(kind)))
-        for count in _every_count(builder, rows):
+        for count in each_count(builder, rows, ROWS):
             places = [builder.add(out, builder.mul(out_pitch, _long(row))) for row in range(count)]
             keep = [_spread(builder, _load(builder, _FLOAT, keeps, 4 * row)) for row in range(count)]
             start = [builder.fmul(keep[row], _load(builder, _FLOATS, places[row], 4 * GROUP * vector))

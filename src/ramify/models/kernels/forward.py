@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import typeof, types
 
-from ramify.models.kernels.attention import merge, work, write
+from ramify.models.kernels.attention import merge, torn, work, write
 from ramify.models.kernels.jit import address, compiled, link, native
 from ramify.models.kernels.linear import look_up, product_phase, rows_per_item, width
 from ramify.models.kernels.packed import BYTES, KIND, SPEC
@@ -161,15 +161,17 @@ def _heads_phase(board, phase, threads, model, room, layer, kv, block_size, slot
 
 @compiled
 def _attention_phases(board, phase, threads, model, room, layer, kv, plan):
-    """Attention, part by part of the plan, and then what the parts add up to."""
+    """Attention, part by part of the plan, and then what the parts add up to where they share a key head."""
     scale, softcap = np.float32(model.scale), np.float32(model.softcap)
     count = len(plan.cuts) - 1
     item = claim(board, phase)
     while item < count:
-        native(work, (item, room.qkv_TX, kv, layer, plan, scale, softcap))
+        native(work, (item, room.qkv_TX, kv, layer, plan, scale, softcap, room.mixed_TX))
         finish(board, phase)
         item = claim(board, phase)
     wait(board, phase, count)
+    if not torn(plan):
+        return
     rows = len(room.qkv_TX)
     each = rows_per_item(rows, threads)
     count = (rows + each - 1) // each
@@ -231,6 +233,6 @@ def ready(*args):
     kinds = tuple(typeof(arg) for arg in args)
     plans, kv, room = (kinds[at] for at in (5, 6, 8))
     whole, plan, lines, number = types.int64, plans[0], room[2], types.float32
-    link(work, (whole, lines, kv, whole, plan, number, number))
+    link(work, (whole, lines, kv, whole, plan, number, number, lines))
     link(merge, (plan, number, number, whole, whole, lines))
     link(_share, kinds)

@@ -12,12 +12,12 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import binding
+from llvmlite import binding, ir
 from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -93,6 +93,29 @@ def native(typing: Any, function: Any, args: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(function, args), generate
+
+
+def fetch(builder: Any, address: Any, level: int) -> None:
+    """Emit a request for the line of memory at an address, into the cache of this level. Any address will do."""
+    raw, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+    kind = ir.FunctionType(ir.VoidType(), [raw, number, number, number])
+    call = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    # To read, as data; what LLVM calls 3 is the first level.
+    builder.call(call, [builder.inttoptr(address, raw), number(0), number(4 - level), number(1)])
+
+
+def each_count(builder: Any, rows: Any, most: int) -> Iterator[int]:
+    """Every number of rows up to the most that a tile may have; what is built for it in the loop's body runs when
+    `rows` is it."""
+    after = builder.append_basic_block("end")
+    switch = builder.switch(rows, after)
+    for count in range(1, most + 1):
+        block = builder.append_basic_block(f"rows{count}")
+        switch.add_case(ir.IntType(64)(count), block)
+        builder.position_at_end(block)
+        yield count
+        builder.branch(after)
+    builder.position_at_end(after)
 
 
 def _features() -> str:

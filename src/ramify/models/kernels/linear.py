@@ -43,13 +43,10 @@ def width(spec):
 
 
 @compiled
-def _ahead(weights, following, block, blocks):
-    """Where a tile fetches from, so that the weights that its thread takes next are in the cache when it is their turn:
-    every block of rows has a line of its own, and of two neighbouring lines a processor fetches both. One block alone
-    is as fast as memory: it looks a page ahead."""
-    if blocks == 1:
-        return weights + 4096
-    return following + (0, 128, 64, 192)[block % 4]
+def _ahead(weights, following, depth, block, blocks):
+    """Where a tile begins to fetch, so that the weights that its thread takes next are in the cache when it is their
+    turn: every block of rows has a share of them. One block alone is as fast as memory: it looks a page ahead."""
+    return weights + 4096 if blocks == 1 else following + 4 * PANEL * depth * block // blocks
 
 
 @compiled
@@ -103,8 +100,9 @@ def panel_product(spec, panel, following, rows, x, scales, y, y_stride, keep, sc
         sums = spec[SUMS] + 8 * PANEL * panel
         for block in range(blocks):
             first, end = rows * block // blocks, rows * (block + 1) // blocks
+            ahead = _ahead(weights, following, stride // 4, block, blocks)
             native(byte_tile, (end - first, x + first * stride, stride, scales + 4 * first, weights, sums, stride // 4,
-                               y + 4 * first * y_stride, y_stride, keep, _ahead(weights, following, block, blocks)))
+                               y + 4 * first * y_stride, y_stride, keep, ahead, 4 * PANEL // blocks))
         return
     inputs, plain = spec[INPUTS], spec[KIND] == FLOATS
     step = DEPTH if plain else SLICE
@@ -119,7 +117,7 @@ def panel_product(spec, panel, following, rows, x, scales, y, y_stride, keep, sc
             then = panels + 4 * PANEL * depth if start + depth < inputs else following
             native(float_tile, (end - first, x + first * stride + 4 * start, inputs, panels, depth,
                                 y + 4 * first * y_stride, y_stride, keep + start,
-                                _ahead(panels, then, block, blocks)))
+                                _ahead(panels, then, depth, block, blocks), 4 * PANEL // blocks))
 
 
 @compiled

@@ -34,6 +34,17 @@ def _as_float(typing: Any, bits: Any) -> Any:
 
 
 @intrinsic
+def _size_bits(typing: Any, number: Any) -> Any:
+    """The bits of a float32 without its sign. As integers they are in the order of sizes, and of integers the largest
+    is found sixteen at a time."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.and_(builder.bitcast(args[0], ir.IntType(32)), ir.IntType(32)(0x7FFFFFFF))
+
+    return types.int32(types.float32), generate
+
+
+@intrinsic
 def _pointer(typing: Any, address: Any, kind: Any) -> Any:
     """An address as a pointer to numbers of a kind."""
 
@@ -96,9 +107,10 @@ def quantise(x, codes):
 
     Bytes of `codes` beyond x become 128, a zero.
     """
-    largest = ZERO
+    bits = np.int32(0)
     for at in range(len(x)):
-        largest = max(largest, abs(x[at]))
+        bits = max(bits, _size_bits(x[at]))
+    largest = _as_float(bits)
     inverse = LARGEST / largest if largest > ZERO else ZERO
     for at in range(len(x)):
         codes[at] = np.uint8(np.int32(np.rint(x[at] * inverse) + MIDDLE))

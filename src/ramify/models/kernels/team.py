@@ -9,13 +9,15 @@ Work is a row of phases, each of a known number of items. Every thread goes thro
 
 `fork` starts the threads, and is called from compiled code. Nobody waits for a thread as such: one that comes late, or
 never, finds its items done by others, so any number of threads is right, and a thread that the system stops costs no
-more than the item that it holds. `board` is a zeroed int64 array of `2 * SPACING` numbers per phase.
+more than the item that it holds. `board` is a zeroed int64 array of `2 * SPACING` numbers per phase, in which `wait`
+also leaves the time, see `spent`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 from typing import Any
 
 import numpy as np
@@ -28,8 +30,10 @@ from numba.extending import intrinsic
 from ramify.models.kernels.jit import address, call_by_name, compiled
 
 SPACING = 8  # numbers between two counters: a cache line, so that threads do not disturb each other by looking
+WAITED, LEFT = 1, 2  # what stands beside the counter of what is done
 SPINS = 4000  # looks at a counter before the processor is offered to others: some 100 microseconds
 YIELDS = hasattr(os, "sched_yield")
+TICKS = platform.machine().lower() in ("x86_64", "amd64")  # elsewhere programs may not look at the processor's clock
 # Threads are those of torch's own GNU OpenMP: two pools would disturb each other.
 OPENMP = torch.backends.openmp.is_available() and hasattr(ctypes.CDLL(None), "GOMP_parallel")
 
@@ -37,14 +41,14 @@ _LONG = ir.IntType(64)
 
 
 @intrinsic
-def _add(typing: Any, address: Any) -> Any:
-    """Add one to an int64 and return what it was, as one step that all threads see in the same order."""
+def _add(typing: Any, address: Any, more: Any) -> Any:
+    """Add to an int64 and return what it was, as one step that all threads see in the same order."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = builder.inttoptr(args[0], _LONG.as_pointer())
-        return builder.atomic_rmw("add", place, ir.Constant(_LONG, 1), "seq_cst")
+        return builder.atomic_rmw("add", place, args[1], "seq_cst")
 
-    return types.int64(types.int64), generate
+    return types.int64(types.int64, types.int64), generate
 
 
 @intrinsic
@@ -56,6 +60,19 @@ def _look(typing: Any, address: Any) -> Any:
         return builder.load_atomic(place, "acquire", 8)
 
     return types.int64(types.int64), generate
+
+
+@intrinsic
+def _ticks(typing: Any) -> Any:
+    """The processor's clock, 0 where it has none."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        if not TICKS:
+            return _LONG(0)
+        call = ir.FunctionType(_LONG, [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, call, "llvm.readcyclecounter"), [])
+
+    return types.int64(), generate
 
 
 @intrinsic
@@ -106,20 +123,29 @@ def new_board(phases: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 @compiled
 def claim(board, phase):
     """The next item of a phase that nobody has."""
-    return _add(address(board) + 16 * SPACING * phase)
+    return _add(address(board) + 16 * SPACING * phase, 1)
 
 
 @compiled
 def finish(board, phase):
     """Say that an item is done."""
-    _add(address(board) + 16 * SPACING * phase + 8 * SPACING)
+    _add(address(board) + 16 * SPACING * phase + 8 * SPACING, 1)
 
 
 @compiled
 def wait(board, phase, count):
     """Return when `count` items of the phase are done."""
-    spins = 0
-    while _look(address(board) + 16 * SPACING * phase + 8 * SPACING) < count:
+    spins, done, came = 0, address(board) + 16 * SPACING * phase + 8 * SPACING, _ticks()
+    while _look(done) < count:
         spins += 1
         if spins > SPINS:
             _give_way()
+    left = _ticks()
+    _add(done + 8 * WAITED, left - came)
+    board[2 * SPACING * phase + SPACING + LEFT] = left
+
+
+def spent(board: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Per phase, of a board that threads went through: ticks of the processor's clock that they waited at its end, all
+    of them together, and the tick at which it ended; 0 where nobody waited. [phases, 2]."""
+    return board.reshape(-1, 2 * SPACING)[:, SPACING + WAITED : SPACING + LEFT + 1]

@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ramify.models.kernels.jit import compiled, has, link
+from ramify.models.kernels.jit import compiled, each_count, fetch, has, link
 
 # Registers of a machine decide the tile: sums, one panel's row of weights and one broadcast input fit together.
 LANES, VECTORS, ROWS = (16, 4, 6) if has("avx512f") else (8, 2, 6) if has("avx2") else (4, 4, 6)
@@ -27,6 +27,7 @@ BYTES = has("avx512f") and has("avx512vnni")
 
 _INT, _LONG, _FLOAT = ir.IntType(32), ir.IntType(64), ir.FloatType()
 _FLOATS, _INTS = ir.VectorType(_FLOAT, LANES), ir.VectorType(_INT, LANES)
+LINE = 64  # bytes that come from memory together
 Values = list[list[Any]]  # of a tile, by row and by vector
 
 
@@ -53,9 +54,9 @@ def _each(rows: int, value: Any) -> Values:
 
 
 def _inner_loop(builder: Any, depth: Any, start: Values, multiply: Any, scalar: Any, inputs: list[Any],
-                weights: Any, ahead: Any) -> Values:
-    """Run through the inner dimension, asking for what lies `ahead` on the way. `scalar` is the type of one input;
-    returns the sums."""
+                weights: Any, ahead: Any, pace: Any) -> Values:
+    """Run through the inner dimension, asking for what lies `ahead` on the way, `pace` bytes each time. `scalar` is the
+    type of one input; returns the sums."""
     kind, rows, entry = start[0][0].type, len(start), builder.block
     loop, after = (builder.append_basic_block(name) for name in ("inner", "sums"))
     builder.branch(loop)
@@ -67,11 +68,8 @@ def _inner_loop(builder: Any, depth: Any, start: Values, multiply: Any, scalar: 
     columns = _FLOATS if scalar is _FLOAT else _INTS
     panel = [builder.load(_offset(builder, weights, columns, left, _long(4 * LANES * vector)), align=4)
              for vector in range(VECTORS)]
-    raw = ir.IntType(8).as_pointer()
-    kind = ir.FunctionType(ir.VoidType(), [raw, _INT, _INT, _INT])
-    fetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    # To read, into the second-level cache, as data.
-    builder.call(fetch, [_offset(builder, ahead, ir.IntType(8), left), _INT(0), _INT(2), _INT(1)])
+    for line in range(2):
+        fetch(builder, builder.add(builder.add(ahead, builder.mul(index, pace)), _long(LINE * line)), 2)
     step = builder.mul(index, _long(4))
     done: Values = []
     for row in range(rows):
@@ -87,19 +85,6 @@ def _inner_loop(builder: Any, depth: Any, start: Values, multiply: Any, scalar: 
     builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
     builder.position_at_end(after)
     return done
-
-
-def _by_rows(builder: Any, rows: Any, tile: Any) -> None:
-    """`tile(n)` for every number of rows that a tile may have."""
-    after = builder.append_basic_block("after")
-    switch = builder.switch(rows, after)
-    for count in range(1, ROWS + 1):
-        block = builder.append_basic_block(f"rows{count}")
-        switch.add_case(_long(count), block)
-        builder.position_at_end(block)
-        tile(count)
-        builder.branch(after)
-    builder.position_at_end(after)
 
 
 def _kept(builder: Any, keep: Any, places: Values) -> Values:
@@ -127,33 +112,30 @@ def _places(builder: Any, address: Any, stride: Any, rows: int) -> Values:
 
 @intrinsic
 def _float_tile(typing: Any, rows: Any, x: Any, x_stride: Any, w: Any, depth: Any, y: Any, y_stride: Any,
-                keep: Any, ahead: Any) -> Any:
+                keep: Any, ahead: Any, pace: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, x, x_stride, w, depth, y, y_stride, keep, ahead = args
+        rows, x, x_stride, w, depth, y, y_stride, keep, ahead, pace = args
         kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
         fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
-
-        def tile(count: int) -> None:
+        for count in each_count(builder, rows, ROWS):
             places = _places(builder, y, y_stride, count)
             inputs = [builder.add(x, builder.mul(x_stride, _long(4 * row))) for row in range(count)]
             sums = _inner_loop(builder, depth, _kept(builder, keep, places),
                                lambda total, one, column: builder.call(fma, [one, column, total]), _FLOAT, inputs, w,
-                               ahead)
+                               ahead, pace)
             for row in range(count):
                 for vector in range(VECTORS):
                     builder.store(sums[row][vector], places[row][vector], align=4)
-
-        _by_rows(builder, rows, tile)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 9), generate
+    return types.void(*[types.int64] * 10), generate
 
 
 @intrinsic
 def _byte_tile(typing: Any, rows: Any, x: Any, x_stride: Any, scales: Any, w: Any, sums: Any, depth: Any, y: Any,
-               y_stride: Any, keep: Any, ahead: Any) -> Any:
+               y_stride: Any, keep: Any, ahead: Any, pace: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        rows, x, x_stride, scales, w, offsets, depth, y, y_stride, keep, ahead = args
+        rows, x, x_stride, scales, w, offsets, depth, y, y_stride, keep, ahead, pace = args
         kind = ir.FunctionType(_INTS, [_INTS] * 3)
         dot = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
 
@@ -161,13 +143,13 @@ def _byte_tile(typing: Any, rows: Any, x: Any, x_stride: Any, scales: Any, w: An
             place = _offset(builder, offsets, kind, _long(4 * (PANEL * part + LANES * vector)))
             return builder.load(place, align=4)
 
-        def tile(count: int) -> None:
+        for count in each_count(builder, rows, ROWS):
             places = _places(builder, y, y_stride, count)
             inputs = [builder.add(x, builder.mul(x_stride, _long(row))) for row in range(count)]
             begin = [column(_INTS, 0, vector) for vector in range(VECTORS)]
             sums = _inner_loop(builder, depth, [begin] * count,
                                lambda total, quad, column: builder.call(dot, [total, quad, column]), _INT, inputs, w,
-                               ahead)
+                               ahead, pace)
             held = _kept(builder, keep, places)
             for row in range(count):
                 scale = builder.load(_offset(builder, scales, _FLOAT, _long(4 * row)))
@@ -176,32 +158,31 @@ def _byte_tile(typing: Any, rows: Any, x: Any, x_stride: Any, scales: Any, w: An
                     value = builder.fmul(value, builder.fmul(column(_FLOATS, 1, vector),
                                                              _broadcast(builder, scale, _FLOATS)))
                     builder.store(builder.fadd(value, held[row][vector]), places[row][vector], align=4)
-
-        _by_rows(builder, rows, tile)
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 11), generate
+    return types.void(*[types.int64] * 12), generate
 
 
 @compiled
-def float_tile(rows, x, x_stride, w, depth, y, y_stride, keep, ahead):
+def float_tile(rows, x, x_stride, w, depth, y, y_stride, keep, ahead, pace):
     """y = x w, or y += x w if `keep`, for one panel and at most ROWS rows of float32. Strides count numbers.
 
-    On the way one line of the cache is fetched from `ahead` on for every inner index; any address will do.
+    On the way two neighbouring lines of memory are asked for at every inner index, at first those at `ahead` and then
+    those `pace` bytes further on each time; any address will do.
     """
-    _float_tile(rows, x, x_stride, w, depth, y, y_stride, keep, ahead)
+    _float_tile(rows, x, x_stride, w, depth, y, y_stride, keep, ahead, pace)
 
 
 @compiled
-def byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep, ahead):
+def byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep, ahead, pace):
     """The same for bytes: y = scale_row * scale_column * (sums + x w), with x unsigned and w signed bytes.
 
     x_stride counts bytes, y_stride numbers, `depth` groups of four bytes. `sums` is the address of PANEL int32 that
     the products are added to, followed by the columns' PANEL float32 scales.
     """
-    _byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep, ahead)
+    _byte_tile(rows, x, x_stride, scales, w, sums, depth, y, y_stride, keep, ahead, pace)
 
 
-link(float_tile, (types.int64,) * 9)
+link(float_tile, (types.int64,) * 10)
 if BYTES:
-    link(byte_tile, (types.int64,) * 11)
+    link(byte_tile, (types.int64,) * 12)
