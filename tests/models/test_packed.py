@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from numba import njit
 
+from ramify.models.kernels.jit import compiled
 from ramify.models.kernels.linear import BLOCK, DEPTH, SCRATCH, gated
 from ramify.models.kernels.packed import GROUP, pack_bytes, panel_rows
 from ramify.models.kernels.products import BYTES, byte_product, byte_weights, float_product, nibbles
 from ramify.models.kernels.rowwise import exponential
-from ramify.models.kernels.team import claim, finish, new_board
+from ramify.models.kernels.team import TICKS, claim, finish, new_board, spent, wait
 from ramify.models.linear import ByteProduct, quantise, quantise_groups
 
 # Outputs that end within a panel and with one; inputs that end within a group of four, and beyond one depth.
@@ -154,6 +156,27 @@ def test_items_are_given_out_once():
     assert claim(board, 0) == 0
     finish(board, 1)
     assert claim(board, 1) == 3
+
+
+def twice(number):
+    return 2 * number
+
+
+@pytest.mark.parametrize("decorator, kinds", [(compiled, 1), (njit, 2)])  # the second is the broken twin
+def test_constants_are_no_types_of_their_own(decorator, kinds):
+    inner = decorator(twice)
+    assert njit(lambda: inner(3) + inner(4))() == 14
+    assert len(inner.signatures) == kinds
+
+
+def test_a_board_knows_when_phases_ended():
+    board = new_board(3)
+    for phase in range(2):
+        finish(board, phase)
+        wait(board, phase, 1)
+    waited, ends = spent(board).T
+    assert (waited >= 0).all() and ends[2] == 0
+    assert 0 < ends[0] <= ends[1] or not TICKS
 
 
 @pytest.mark.parametrize("features", ["+avx2,+fma,+avx,+sse4.2", "+sse4.2"], ids=["avx2", "sse"])

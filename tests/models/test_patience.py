@@ -6,7 +6,7 @@ import time
 import pytest
 
 from ramify.models.kernels import patience
-from ramify.models.kernels.patience import LINE
+from ramify.models.kernels.patience import LINE, STEP
 
 
 @pytest.fixture(autouse=True)
@@ -36,4 +36,17 @@ def test_nothing_is_said_of_what_is_quick(capfd, monkeypatch):
     monkeypatch.setattr(patience, "PATIENCE", 60.0)
     with patience.patience():
         pass
+    assert not capfd.readouterr().err
+
+
+def test_steps_are_told_to_who_was_told_to_wait(capfd, monkeypatch):
+    patience.step("too early")
+    with patience.patience():
+        slow()
+        patience.step("plan")
+    patience.step("too late")
+    assert capfd.readouterr().err == LINE + STEP.format("plan")
+    monkeypatch.setattr(patience, "PATIENCE", 60.0)
+    with patience.patience():  # broken twin: nobody was told yet
+        patience.step("plan")
     assert not capfd.readouterr().err

@@ -233,7 +233,10 @@ def _hide(rows, row, count, place, sight_T4, query, seen_S):
 @compiled
 def torn(plan):
     """Whether several parts work on one key head, so that there is something to merge."""
-    return np.any(plan.cuts[1:-1] % len(plan.items_I5))
+    rest = 0
+    for cut in plan.cuts[1:-1]:
+        rest += cut % len(plan.items_I5)
+    return rest > 0
 
 
 @compiled

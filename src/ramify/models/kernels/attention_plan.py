@@ -133,7 +133,10 @@ def _plan(rows, window, heads, kv_heads, head_dim, block_size, parts, lines, rea
 def _runs(rows, block_size):
     """Runs of blocks that the same rows begin with, parents before children: runs_Q6, and each row's last, runs_R."""
     size = len(rows.tables_N)
-    known = np.full(rows.tables_N.max() + 1, -1)  # the latest node of each block
+    largest = 0
+    for block in rows.tables_N:
+        largest = max(largest, block)
+    known = np.full(largest + 1, -1)  # the latest node of each block
     parents, counts, tokens, places = (np.empty(size, np.int64), np.zeros(size, np.int64), np.zeros(size, np.int64),
                                        np.empty(size, np.int64))
     last_R = np.empty(len(rows.ends_R), np.int64)
@@ -204,7 +207,9 @@ def _order(runs_Q6, runs_R, counts_R):
 @compiled
 def _sight(rows, first_R, window):
     """The token of each query and what it sees: tokens_T, sight_T4 and the bytes of trees, seen_S."""
-    total = rows.counts_R.sum()
+    total = 0
+    for count in rows.counts_R:  # Numba's sums and maxima take seconds to compile
+        total += count
     tokens_T, sight_T4 = np.empty(total, np.int64), np.zeros((total, 4), np.int64)
     seen_S = np.empty(len(rows.sees_S), np.uint8)
     token = byte = slot = 0
@@ -253,14 +258,15 @@ def _cut(items_I5, count, first, queries, block, keys, place, sight_T4, group, b
 @compiled
 def _parts(items_I5, group, kv_heads, parts):
     """cuts: the work of all key heads, one after another, in at most `parts` parts of equal cost."""
-    items = len(items_I5)
-    cost_I = np.empty(items)
+    items, whole = len(items_I5), 0
+    cost_I = np.empty(items, np.int64)
     for at in range(items):
         queries = items_I5[at, END] - items_I5[at, FIRST]
         cost_I[at] = ITEM + items_I5[at, KEYS] * (READ + group * queries)
-    parts = max(1, min(parts, int(cost_I.sum() * kv_heads) // PART))
+        whole += cost_I[at] * kv_heads
+    parts = max(1, min(parts, whole // PART))
     cuts = np.zeros(parts + 1, np.int64)
-    share, done, part = cost_I.sum() * kv_heads / parts, 0.0, 1
+    share, done, part = whole / parts, 0, 1
     for work in range(items * kv_heads):
         while part < parts and done >= share * part:
             cuts[part] = work

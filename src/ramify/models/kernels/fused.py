@@ -12,7 +12,7 @@ from ramify.models.kernels.attention_plan import Pages, Rows, plan
 from ramify.models.kernels.forward import PHASES, Array, Room, Weights, forward, ready
 from ramify.models.kernels.linear import ALONE, SCRATCH, width
 from ramify.models.kernels.packed import BYTES, INPUTS, KIND, OUTPUTS, SPEC, aligned
-from ramify.models.kernels.patience import patience
+from ramify.models.kernels.patience import patience, step
 from ramify.models.kernels.team import new_board
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ class Fused:
         weights, size = self.weights, 16
         nothing, one = np.zeros(0, np.int64), np.ones(1, np.int64)
         rows = Rows(0 * one, one, 0 * one, one, 0 * one, 0 * one, nothing, np.zeros(0, np.uint8))
+        step("attention_plan.plan")
         plans = {window: plan(rows, window, weights.heads, weights.kv_heads, weights.head_dim, size,
                               torch.get_num_threads()) for window in self.windows}  # fmt: skip
         kv = aligned((1, len(weights.specs_L4S), 2, weights.kv_heads, size * weights.head_dim), np.float32)

@@ -22,6 +22,8 @@ from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ramify.models.kernels.patience import step
+
 # Sums may be reordered, so that they become vector operations; infinities and NaNs keep their meaning.
 FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 
@@ -47,10 +49,19 @@ def compiled(function: Callable[..., Any] | None = None, *, parallel: bool = Fal
         return lambda function: compiled(function, parallel=parallel)
     before, config.CACHE_DIR = config.CACHE_DIR, str(FOLDER)
     try:
-        return njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, parallel=parallel,
+        made = njit(cache=True, nogil=True, error_model="numpy", fastmath=FASTMATH, parallel=parallel,
                     no_cfunc_wrapper=True)(function)
     finally:
         config.CACHE_DIR = before
+    # A constant among the arguments would be a type of its own, and the function compiled once more for it.
+    template = made.get_call_template
+    made.get_call_template = lambda args, kws: template(_plain(args), kws)
+    return made
+
+
+def _plain(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Types without the values of constants."""
+    return tuple(types.unliteral(kind) for kind in kinds)
 
 
 @compiled
@@ -69,6 +80,7 @@ def link(function: Any, kinds: tuple[Any, ...]) -> None:
 
     Do this before anything that calls it runs: even if that was compiled long ago.
     """
+    step(f"{function.__module__.rpartition('.')[2]}.{function.__name__.strip('_')}")
     function.compile(kinds)
     found = function.overloads[kinds]
     binding.add_symbol(_symbol(function, kinds), found.library.get_pointer_to_function(found.fndesc.llvm_func_name))
@@ -76,7 +88,7 @@ def link(function: Any, kinds: tuple[Any, ...]) -> None:
 
 def call_by_name(context: Any, builder: Any, function: Any, kinds: Any, values: Any) -> None:
     """Emit a call of a linked function; `values` is the tuple of its arguments, `kinds` the tuple's type."""
-    plain = tuple(types.unliteral(kind) for kind in kinds)
+    plain = _plain(kinds)
     signature = context.call_conv.get_function_type(types.none, plain)
     callee = cgutils.get_or_insert_function(builder.module, signature, _symbol(function.dispatcher, plain))
     parts = [context.cast(builder, value, kind, to) for value, kind, to

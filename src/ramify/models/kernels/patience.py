@@ -9,19 +9,19 @@ from contextlib import contextmanager
 
 PATIENCE = 2.0  # seconds
 LINE = "Compiling kernels for this processor; the result is kept for the next time.\n"
+STEP = "  compiling {}\n"
 
-
-_waiting = False
+_waiting = _told = False
 
 
 @contextmanager
 def patience() -> Iterator[None]:
     """Say what is going on if it takes long, once however deep this is nested: only compiling does."""
-    global _waiting
+    global _waiting, _told
     if _waiting:
         yield
         return
-    timer = threading.Timer(PATIENCE, sys.stderr.write, [LINE])
+    timer = threading.Timer(PATIENCE, _tell)
     timer.daemon = True
     timer.start()
     _waiting = True
@@ -29,4 +29,16 @@ def patience() -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-        _waiting = False
+        _waiting = _told = False
+
+
+def _tell() -> None:
+    global _told
+    _told = True
+    sys.stderr.write(LINE)
+
+
+def step(name: str) -> None:
+    """A step of compiling begins: who was told to wait is told that it goes on. Each takes seconds."""
+    if _told:
+        sys.stderr.write(STEP.format(name))
