@@ -56,13 +56,13 @@ for kept, lead in ((numbers, 0), ("*i8", attention.SCALE)):
     build(rowwise._turn, here, ints, store | {"NORM": True, "TURNED": 64}, num_warps=1, enable_fp_fusion=False)
 build(attention._merge, kinds, ints, {"GROUP": 4, "LINES": 4, "WIDTH": 64, "DEEP": 64}, num_warps=1)
 deep, stages = (32, 3) if kind == "fp32" else (128, 4)
-for tall, wide in ((64, 16), (64, 64)):
+for tall, wide in ((16, 16), (64, 16), (64, 64)):
     build(linear._product, kinds | {"tokens": ints}, ints, {
         "INPUTS": 2048, "BIAS": True, "BYTES": False, "TALL": tall, "WIDE": wide, "DEEP": deep, "INNER": inner,
         "SUMS": tl.float32}, num_stages=stages, num_warps=warps)
-build(linear._product, kinds | {"tokens": ints, "x": "*i8"}, ints, {
-    "INPUTS": 2048, "BIAS": True, "BYTES": True, "TALL": 64, "WIDE": 16, "DEEP": 128, "INNER": tl.int8,
-    "SUMS": tl.int32}, num_stages=4)
+    build(linear._product, kinds | {"tokens": ints, "x": "*i8"}, ints, {
+        "INPUTS": 2048, "BIAS": True, "BYTES": True, "TALL": tall, "WIDE": wide, "DEEP": 128, "INNER": tl.int8,
+        "SUMS": tl.int32}, num_stages=4)
 build(linear._round, kinds, ints, {"WIDTH": 14336, "DEEP": 16384}, num_warps=8, enable_fp_fusion=False)
 build(rowwise._norm, kinds | {"weight": numbers}, ints, {"ADD": True, "WIDTH": 2048, "DEEP": 2048}, num_warps=8)
 build(rowwise._gate, kinds, ints, {"WIDTH": 8192, "DEEP": 1024})
