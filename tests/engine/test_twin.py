@@ -119,6 +119,6 @@ def test_a_broken_engine_is_caught(name, monkeypatch):
     owner, method, replacement = BROKEN[name]
     monkeypatch.setattr(owner, method, replacement or MAKERS[method](getattr(owner, method)))
     requests = REQUESTS_OF_ALL
-    with pytest.raises((AssertionError, RuntimeError, ValueError, OutOfBlocks)):
+    with pytest.raises((AssertionError, IndexError, RuntimeError, ValueError, OutOfBlocks)):
         logs, _ = play(requests, **TIGHT)
         assert same(logs, expected(requests))

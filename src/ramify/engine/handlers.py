@@ -94,7 +94,6 @@ def rewind(loop: Loop, request: Request, command: commands.Rewind) -> Handler:
                 # One id short, because the last one must be read again to know what follows it.
                 context.rewind(max(0, (kept := len(request.prefixes[runner]) + command.length) - 1))
                 context.lost = context.lost[:kept]
-                del context.logprobs[command.length :]
         request.emit("rewind", sequence)
     return
     yield
@@ -111,13 +110,13 @@ def peek(loop: Loop, request: Request, command: commands.Peek) -> Handler:
     root = yield from _root(request, runner, "logits")
     prefix, jobs = request.prefixes[runner], []
     for sequence in command.sequences:
-        _context(request, sequence, runner)
-        context = sequence.own(runner)  # log-probabilities go one token further than what was read
-        if sequence.tokens and not context.logprobs and root.logits is not None:
-            context.logprobs.append(root.logits.log_softmax(-1)[sequence.tokens[0]].item())
+        context, known = _context(request, sequence, runner), sequence.known.setdefault(runner, [])
+        if sequence.tokens and not known and root.logits is not None:
+            known.append(root.logits.log_softmax(-1)[sequence.tokens[0]].item())
         # `read` may have left closing tokens here, or read further than log-probabilities are known.
-        shared = agree(context.ids, prefix + sequence.tokens)
-        context.rewind(min(shared, len(prefix) + max(0, len(context.logprobs) - 1)))
+        length = min(agree(context.ids, prefix + sequence.tokens), len(prefix) + max(0, len(known) - 1))
+        if length < len(context.ids):
+            sequence.own(runner).rewind(length)
         jobs.append(Job(request, sequence, runner, prefix, sequence.tokens[:-1], "logprobs"))
     yield jobs
     return [job.result for job in jobs]

@@ -44,6 +44,13 @@ class Job:
         return len(self.prefix) + len(self.suffix)
 
     @property
+    def most(self) -> int:
+        """Ids that may have been read before: after them comes what is wanted."""
+        if self.want == "logprobs":
+            return len(self.prefix) + len(self.sequence.known[self.runner]) - 1
+        return self.length - 1
+
+    @property
     def pending(self) -> int:
         """Ids not read yet."""
         return len(self.prefix) + len(self.suffix) - len(self.sequence.contexts[self.runner].ids)
@@ -60,7 +67,7 @@ class Job:
 
     def restore(self) -> None:
         """Start an empty context from the prompt, if that is there by now, or still after blocks were given up. What
-        came out at its end is not: the last id is read again if that is wanted."""
+        came out at its end is not: ids are read again where that is wanted."""
         context, root = self.context, self.request.root.contexts.get(self.runner)
         if not context.ids:
             if root is not None and root.ids:
@@ -69,8 +76,7 @@ class Job:
                 found = self.runner.open(self.prefix)
                 context.table, context.ids = found.table, found.ids
             self.request.usage.role(self.runner.role).cached += len(context.ids)
-        if self.pending == 0 or self.want == "logprobs":
-            context.rewind(max(0, len(context.ids) - 1))
+        context.rewind(self.most)
 
     def return_prompt(self) -> None:
         """Let the others share the prompt that this job had to read again."""
@@ -81,7 +87,7 @@ class Job:
 
     def keep(self) -> None:
         """Note what was wanted: a later step may give up the context's blocks, and what came out with them."""
-        self.result = self.context.value if self.want == "value" else list(self.context.logprobs)
+        self.result = self.context.value if self.want == "value" else list(self.sequence.known.get(self.runner, ()))
 
     def next_ids(self, count: int) -> list[int]:
         """The next `count` ids to read."""

@@ -138,7 +138,7 @@ class Loop:
                 ends["verify"].append(jobs)
                 places["verify"] += range(first, end)
             elif job.want == "logprobs":
-                self._collect(runner, job, hidden_TD[first:end])
+                self._collect(runner, jobs, hidden_TD[first:end])
             elif done := [job for job in jobs if job.length == read]:
                 ends[job.want].append(done)
                 places[job.want].append(end - 1)
@@ -156,14 +156,16 @@ class Loop:
             for jobs, value in zip(ends["value"], head(hidden_TD[places["value"]]).tolist(), strict=True):
                 jobs[0].context.value = value
 
-    def _collect(self, runner: Runner, job: Job, hidden_QD: Tensor) -> None:
-        """Log-probabilities of the answer tokens that follow the ids just read."""
-        answer, known, first = job.sequence.tokens, job.context.logprobs, len(job.prefix) - 1
-        start = len(job.context.ids) - len(hidden_QD)
-        skip = max(0, first + len(known) - start)
-        follow = answer[max(start - first, len(known)) : max(0, start + len(hidden_QD) - first)]
-        if follow:
-            known += logprobs_of(follow, runner.model.decoder.logits(hidden_QD[skip:]))
+    def _collect(self, runner: Runner, jobs: list[Job], hidden_QD: Tensor) -> None:
+        """Log-probabilities of the answer tokens that follow the ids just read; of all jobs as many are known."""
+        first, end = len(jobs[0].prefix) - 1, len(jobs[0].context.ids)
+        unknown = max(end - len(hidden_QD), first + len(jobs[0].sequence.known[runner]))
+        if unknown >= end:
+            return
+        logits_QV = runner.model.decoder.logits(hidden_QD[unknown - end :])
+        for job in jobs:
+            follow = job.sequence.tokens[unknown - first : end - first]
+            job.sequence.known[runner] += logprobs_of(follow, logits_QV)
 
     def _grow_read(self, jobs: list[Job]) -> None:
         """Of jobs that have nothing to read, grow those for which it is known already what follows."""

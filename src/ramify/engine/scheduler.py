@@ -64,7 +64,7 @@ class Scheduler:
                 context = context.split(len(alike))
                 for each in alike:
                     each.sequence.contexts[runner] = context
-            if not context.ids or not pending:
+            if not context.ids or len(context.ids) > job.most:
                 job.restore()
                 pending = _common(alike)
             count = min(pending, budget)

@@ -29,7 +29,7 @@ class Context:
     lost: the ids that had been read when the blocks were given up; reading them again is recomputation.
     """
 
-    __slots__ = ("fed", "holders", "ids", "logits", "logprobs", "lost", "parent", "runner", "table", "value")
+    __slots__ = ("fed", "holders", "ids", "logits", "lost", "parent", "runner", "table", "value")
 
     def __init__(self, runner: Runner, table: BlockTable, ids: list[int]) -> None:
         self.runner, self.table, self.ids = runner, table, ids
@@ -37,7 +37,6 @@ class Context:
         self.parent: Context | None = None
         self.logits: torch.Tensor | None = None
         self.value: float | None = None
-        self.logprobs: list[float] = []
         self.lost: list[int] = []
 
     def hold(self) -> Context:
@@ -52,7 +51,7 @@ class Context:
         self.holders -= count
         child = Context(self.runner, self.table.fork(), list(self.ids))
         child.holders, child.parent, child.lost = count, self, self.lost
-        child.logits, child.value, child.logprobs = self.logits, self.value, list(self.logprobs)
+        child.logits, child.value = self.logits, self.value
         return child
 
     def fork(self) -> Context:
@@ -89,17 +88,17 @@ class Context:
         """Give the blocks back; what was read counts as lost."""
         self.lost = self.ids + self.lost[len(self.ids) :]
         self.rewind(0)
-        self.logprobs.clear()
 
 
 class Sequence:
     """One candidate while its request runs; the root sequence (path ()) is the prompt itself.
 
     tokens: the answer so far. scores: (tokens at that moment, score). logprobs: the target's own
-    log-probability of each token, before temperature and truncation. past: contexts that were released.
+    log-probability of each token, before temperature and truncation; known: what is known of those of other
+    models. past: contexts that were released.
     """
 
-    __slots__ = ("_text", "children", "contexts", "dropped_at", "logprobs", "parent", "past", "path", "prompt",
+    __slots__ = ("_text", "children", "contexts", "dropped_at", "known", "logprobs", "parent", "past", "path", "prompt",
                  "scores", "state", "stop_at", "stream", "tokens")
 
     def __init__(self, prompt: Prompt, parent: Sequence | None, path: tuple[int, ...], stream: int) -> None:
@@ -112,6 +111,7 @@ class Sequence:
         self.stop_at: int | None = None if parent is None else parent.stop_at
         self.dropped_at: int | None = None
         self.contexts: dict[Runner, Context] = {}
+        self.known: dict[Runner, list[float]] = {}
         self.past: list[Context] = []
         self._text = (0, "")
 
@@ -153,6 +153,7 @@ class Sequence:
         child = Sequence(self.prompt, self, (*self.path, turn), mix(self.stream, turn + 1))
         self.children.append(child)
         child.contexts = {runner: context.hold() for runner, context in self.contexts.items()}
+        child.known = {runner: list(logprobs) for runner, logprobs in self.known.items()}
         return child
 
     def own(self, runner: Runner) -> Context:
@@ -162,7 +163,9 @@ class Sequence:
 
     def cut(self, length: int) -> None:
         """Keep the first `length` answer tokens and live again."""
-        del self.tokens[length:], self.logprobs[length:]
+        del self.tokens[length:]
+        for logprobs in (self.logprobs, *self.known.values()):
+            del logprobs[length:]
         self.scores = [(at, score) for at, score in self.scores if at <= length]
         self.state, self.stop_at, self.dropped_at, self._text = "live", None, None, (0, "")
 
