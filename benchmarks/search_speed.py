@@ -157,10 +157,10 @@ def table(report: Row) -> str:
         f"all reach the {WANTED:g} times that are wanted")
     ours = ("Our side computes every candidate by itself (`--apart`)" if report["apart"] else
             "Our side computes once what several candidates have said alike, which changes no answer")
-    said = (f"{ours}. Of tokens per second {verdict}. Ratios are medians over problems; pairs are Ramify / transformers, "
-            "medians of speeds and times, means of counts. Read: positions that a model computed, for transformers with "
-            "padding; it reads the prompt for every candidate, and a whole text for every reward. The limit is "
-            f"{report['multiply'] / 1e9:.0f} GFLOP/s, float32 matrices.")
+    said = (f"{ours}. Of tokens per second {verdict}. Ratios are medians over problems; pairs are Ramify / "
+            "transformers, medians of speeds and times, means of counts. Read: positions that a model computed, for "
+            "transformers with padding; it reads the prompt for every candidate, and a whole text for every reward. "
+            f"The limit is {report['multiply'] / 1e9:.0f} GFLOP/s, float32 matrices.")
     return "\n".join([*lines, "", said, ""])
 
 
