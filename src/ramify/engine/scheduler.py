@@ -93,14 +93,21 @@ class Scheduler:
 
     def _rows(self, jobs: list[Job]) -> list[list[Job]]:
         """The jobs of every row: those that go on alike in one context, for a while at least."""
-        rows: dict[Hashable, dict[Sequence, Job]] = {}
+        rows: list[list[Job]] = []
+        shared: dict[Hashable, list[Job]] = {}
+        seen: set[Sequence] = set()
         for job in jobs:
             context = job.context
             # One that was given up begins again with the prompt, whatever its holders go on with.
-            shared = context.holders > 1 and context.ids and (self.dedupe or job.sequence.newborn)
-            key = (context, job.want, *job.next_ids(WHILE)) if shared else job
-            rows.setdefault(key, {}).setdefault(job.sequence, job)  # another job of one sequence waits
-        return [list(alike.values()) for alike in rows.values()]
+            if context.holders == 1 or not context.ids or not (self.dedupe or job.sequence.newborn):
+                rows.append([job])
+            elif job.sequence not in seen:  # another job of the same sequence waits
+                seen.add(job.sequence)
+                key = (context, job.want, *job.next_ids(WHILE))
+                if key not in shared:
+                    rows.append(shared.setdefault(key, []))
+                shared[key].append(job)
+        return rows
 
 
 def _common(alike: list[Job]) -> int:
