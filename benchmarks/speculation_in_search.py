@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin nothing new after so long")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    hardware, llm = machine(), ramify.load(args.model, draft=args.draft)
+    hardware, llm = machine(), ramify.load(args.model, draft=args.draft, dedupe=False)
     llm.engine.loop.target.prefixes = None  # every search reads its prompt
     for method in METHODS:  # warm up, and let the measured length learn
         for arm in ARMS:
