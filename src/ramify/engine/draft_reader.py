@@ -120,10 +120,7 @@ class Reader:
         runner, free = self.runner, self.runner.pool.available
         for ask, job in asks.items():
             request, sequence = job.request, job.sequence
-            if runner not in sequence.contexts:
-                root = request.root.contexts[runner]
-                sequence.contexts[runner] = root.hold()
-                request.usage.role("draft").cached += len(root.ids)
+            request.context(sequence, runner)
             answer = self.translation.read(ask.prompt, ask.answer) if self.translation else ask.answer
             sequence.own(runner)
             own = Job(request, sequence, runner, request.prefixes[runner], answer, "grow")

@@ -56,7 +56,7 @@ def extend(loop: Loop, request: Request, command: commands.Extend) -> Handler:
         _open_draft(loop, request, loop.runner(model, "draft"))
     tokens = limit if command.tokens is None else command.tokens
     for sequence in live:
-        _context(request, sequence, loop.target)
+        request.context(sequence, loop.target)
     yield [Job(request, sequence, loop.target, request.prompt.ids, sequence.tokens, "grow",
                min(tokens, limit - len(sequence.tokens))) for sequence in live]
     for sequence in live:
@@ -110,7 +110,7 @@ def peek(loop: Loop, request: Request, command: commands.Peek) -> Handler:
     root = yield from _root(request, runner, "logits")
     prefix, jobs = request.prefixes[runner], []
     for sequence in command.sequences:
-        context, known = _context(request, sequence, runner), sequence.known.setdefault(runner, [])
+        context, known = request.context(sequence, runner), sequence.known.setdefault(runner, [])
         if sequence.tokens and not known and root.logits is not None:
             known.append(root.logits.log_softmax(-1)[sequence.tokens[0]].item())
         # `read` may have left closing tokens here, or read further than log-probabilities are known.
@@ -130,7 +130,7 @@ def read(loop: Loop, request: Request, command: commands.Read) -> Handler:
     yield from _root(request, runner, "none")
     prefix, jobs = request.prefixes[runner], []
     for sequence in command.sequences:
-        context = _context(request, sequence, runner)
+        context = request.context(sequence, runner)
         suffix = answer_ids(command.model, loop.target.model, sequence, command.closed)
         shared = agree(context.ids, prefix + suffix)
         length = min(shared, len(prefix) + len(suffix) - 1)
@@ -183,15 +183,6 @@ def _fit(runner: Runner, count: int) -> None:
     if count > room:
         raise CapacityError(f"room for {count} tokens in {runner.model.name}", f"{room}",
                             "raise capacity, lower max_tokens, or use a model with a longer context")
-
-
-def _context(request: Request, sequence: Sequence, runner: Runner) -> Context:
-    """The sequence's context in `runner`, which begins as the prompt's."""
-    context = sequence.contexts.get(runner)
-    if context is None:
-        context = sequence.contexts[runner] = request.root.contexts[runner].hold()
-        request.usage.role(runner.role).cached += len(context.ids)
-    return context
 
 
 HANDLERS: dict[type, Callable[..., Handler]] = {

@@ -78,6 +78,14 @@ class Request:
                 fields["text"] = sequence.text
         self._trace(event, request=self.number, **fields)
 
+    def context(self, sequence: Sequence, runner: Runner) -> Context:
+        """What a model has read of a sequence, which begins as the prompt's."""
+        context = sequence.contexts.get(runner)
+        if context is None:
+            context = sequence.contexts[runner] = self.root.contexts[runner].hold()
+            self.usage.role(runner.role).cached += len(context.ids)
+        return context
+
     def note_peak(self, target: Runner) -> None:
         """Enter the target's KV tokens that the request holds now, shared blocks once, into the ledger."""
         fill: dict[int, int] = {}
