@@ -77,7 +77,6 @@ def _turn(qkv, q, kv, slots, cosines, sines, q_weight, k_weight, eps, block_pitc
     if head < heads + kv_heads:
         if NORM:
             inverse = 1 / tl.sqrt(tl.sum(numbers * numbers, 0) / WIDTH + eps)
-        if NORM:
             weight = k_weight if head >= heads else q_weight
             numbers *= inverse * tl.load(weight + number, mask=there, other=0.0).to(tl.float32)
         if TURNED > 0:
@@ -86,7 +85,6 @@ def _turn(qkv, q, kv, slots, cosines, sines, q_weight, k_weight, eps, block_pitc
             mate = (number + TURNED // 2) % TURNED
             others = tl.load(row + mate, mask=turned, other=0.0).to(tl.float32)
             if NORM:
-                weight = k_weight if head >= heads else q_weight
                 others *= inverse * tl.load(weight + mate, mask=turned, other=0.0).to(tl.float32)
             cosine = tl.load(cosines + token * TURNED + number, mask=turned, other=1.0)
             sine = tl.load(sines + token * TURNED + number, mask=turned, other=0.0)
